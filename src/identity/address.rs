@@ -1,0 +1,191 @@
+//! Overlay addresses, computed from keys so that nobody can choose one.
+//!
+//! * IPv6: `fd ‖ H("ula" ‖ network_id)[..5]` is the network's unique local /48 (RFC 4193);
+//!   the remaining ten bytes are `H("addr" ‖ id_pk)[..10]`.
+//! * IPv4: from the network's pool, by default a /16 inside 10.0.0.0/8 taken from the network id.
+//!   An admin assigns it in the device's certificate: the first free of
+//!   `pool[KDF(id_pk, "v4", be32(i))]` for `i = 0, 1, …`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{DeviceId, NetworkId, hash, kdf};
+
+/// How many candidates of the pool an assignment tries before it gives up: with half of the pool
+/// taken, 64 tries fail once in 2^64.
+const ASSIGNMENT_TRIES: u32 = 64;
+
+/// The IPv6 prefix length of a network.
+pub const IPV6_PREFIX_LEN: u8 = 48;
+
+/// The overlay addresses of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAddresses {
+    /// The address every device has.
+    pub ipv6: Ipv6Addr,
+    /// The address from the network's pool, where it has one.
+    pub ipv4: Option<Ipv4Addr>,
+}
+
+impl NetworkAddresses {
+    /// Whether `address` is one of these.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V6(v6) => v6 == self.ipv6,
+            IpAddr::V4(v4) => Some(v4) == self.ipv4,
+        }
+    }
+}
+
+/// The overlay IPv6 address of `device` in `network`.
+pub fn overlay_ipv6(network: &NetworkId, device: &DeviceId) -> Ipv6Addr {
+    let mut octets = ipv6_prefix(network).octets();
+    let host = hash(&[b"addr".as_slice(), &device.0].concat());
+    octets[6..].copy_from_slice(&host[..10]);
+    octets.into()
+}
+
+/// The network's /48, as the address of its first host.
+pub fn ipv6_prefix(network: &NetworkId) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    let prefix = hash(&[b"ula".as_slice(), &network.0].concat());
+    octets[0] = 0xfd;
+    octets[1..6].copy_from_slice(&prefix[..5]);
+    octets.into()
+}
+
+/// The IPv4 prefix from which a network's devices get their addresses: /8 to /28.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(Ipv4Addr, u8)", into = "(Ipv4Addr, u8)")]
+pub struct Ipv4Pool {
+    base: Ipv4Addr,
+    prefix_len: u8,
+}
+
+/// Why a text or a pair is not a usable pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// Not of the form `a.b.c.d/len`.
+    #[error("an IPv4 pool looks like 10.71.0.0/16")]
+    Malformed,
+    /// Fewer than 14 or more than 2^24 hosts.
+    #[error("an IPv4 pool has a prefix length of 8 to 28")]
+    PrefixLength,
+    /// Bits are set to the right of the prefix.
+    #[error("an IPv4 pool has no bits set after its prefix")]
+    HostBits,
+    /// Loopback, multicast, link-local, shared (100.64/10) or reserved space.
+    #[error("an IPv4 pool must not be loopback, link-local, multicast, reserved or 100.64.0.0/10")]
+    Reserved,
+}
+
+impl Ipv4Pool {
+    /// The pool `base/prefix_len`.
+    pub fn new(base: Ipv4Addr, prefix_len: u8) -> Result<Self, PoolError> {
+        if !(8..=28).contains(&prefix_len) {
+            return Err(PoolError::PrefixLength);
+        }
+        let pool = Self { base, prefix_len };
+        if base.to_bits() & pool.host_mask() != 0 {
+            return Err(PoolError::HostBits);
+        }
+        let [a, b, ..] = base.octets();
+        let shared = a == 100 && b & 0xc0 == 64;
+        let special = a == 0 || a == 127 || a >= 224 || (a == 169 && b == 254);
+        if shared || special {
+            return Err(PoolError::Reserved);
+        }
+        Ok(pool)
+    }
+
+    /// The pool a network has where nobody named one: a /16 inside 10.0.0.0/8.
+    pub fn default_for(network: &NetworkId) -> Self {
+        let second = hash(&[b"pool".as_slice(), &network.0].concat())[0];
+        Self { base: Ipv4Addr::new(10, second, 0, 0), prefix_len: 16 }
+    }
+
+    /// The prefix length.
+    pub fn prefix_len(&self) -> u8 {
+        self.prefix_len
+    }
+
+    /// The network address of the prefix.
+    pub fn base(&self) -> Ipv4Addr {
+        self.base
+    }
+
+    /// Whether `address` lies inside the prefix.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        address.to_bits() & !self.host_mask() == self.base.to_bits()
+    }
+
+    /// Whether the prefix shares an address with `base/prefix_len`.
+    pub fn overlaps(&self, base: Ipv4Addr, prefix_len: u8) -> bool {
+        let len = self.prefix_len.min(prefix_len).min(32);
+        let mask = if len == 0 { 0 } else { u32::MAX << (32 - u32::from(len)) };
+        base.to_bits() & mask == self.base.to_bits() & mask
+    }
+
+    /// The first address of the device's own sequence that `taken` does not hold.
+    pub fn assign(
+        &self,
+        device: &DeviceId,
+        taken: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        (0..ASSIGNMENT_TRIES)
+            .map(|i| self.candidate(device, i))
+            .find(|address| !taken(*address))
+    }
+
+    /// The `i`th address of the device's sequence; never the network or broadcast address.
+    fn candidate(&self, device: &DeviceId, i: u32) -> Ipv4Addr {
+        let key = kdf(&device.0, "v4", &i.to_be_bytes());
+        let random = u32::from_be_bytes([key[0], key[1], key[2], key[3]]);
+        let host = 1 + random % (self.host_mask() - 1);
+        Ipv4Addr::from_bits(self.base.to_bits() | host)
+    }
+
+    fn host_mask(&self) -> u32 {
+        u32::MAX >> self.prefix_len
+    }
+}
+
+impl fmt::Display for Ipv4Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix_len)
+    }
+}
+
+impl fmt::Debug for Ipv4Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Ipv4Pool {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Self, PoolError> {
+        let (base, len) = text.split_once('/').ok_or(PoolError::Malformed)?;
+        let base = base.parse().map_err(|_| PoolError::Malformed)?;
+        let len = len.parse().map_err(|_| PoolError::Malformed)?;
+        Self::new(base, len)
+    }
+}
+
+impl TryFrom<(Ipv4Addr, u8)> for Ipv4Pool {
+    type Error = PoolError;
+
+    fn try_from((base, len): (Ipv4Addr, u8)) -> Result<Self, PoolError> {
+        Self::new(base, len)
+    }
+}
+
+impl From<Ipv4Pool> for (Ipv4Addr, u8) {
+    fn from(pool: Ipv4Pool) -> Self {
+        (pool.base, pool.prefix_len)
+    }
+}

@@ -1,0 +1,2 @@
+//! SKELETON (lead owns).
+pub mod event;

@@ -1,0 +1,3 @@
+//! SKELETON (helper `discovery` owns and completes this file).
+/// The longest beacon, in bytes.
+pub const MAX_LEN: usize = 256;
