@@ -48,7 +48,7 @@ pub struct PeerSlot {
     /// Its number.
     pub index: SlotIndex,
     /// Its WireGuard sessions. Held for a frame or a run of datagrams, never across a system call.
-    pub tunnel: Mutex<Tunnel>,
+    pub tunnel: Arc<Mutex<Tunnel>>,
     /// Where its datagrams go; only `mesh` writes.
     pub endpoint: ArcSwapOption<SocketAddr>,
     /// Inner sources that belong to this peer: exact addresses (/32, /128) and granted routes.
@@ -73,7 +73,7 @@ impl PeerSlot {
     ) -> Self {
         Self {
             index,
-            tunnel: Mutex::new(tunnel),
+            tunnel: Arc::new(Mutex::new(tunnel)),
             endpoint: ArcSwapOption::empty(),
             allowed,
             carries,
