@@ -34,6 +34,8 @@ reasons! {
     Relay = "relay",
     /// A handshake message whose MAC1 is wrong: its sender does not know our key.
     WrongMac = "wrong-mac",
+    /// A handshake message with an ephemeral key of low order.
+    LowOrderKey = "low-order-key",
     /// A handshake message from a source that sends too many.
     SourceRate = "source-rate",
     /// A handshake message under load, answered with a cookie.
@@ -60,10 +62,6 @@ reasons! {
     NotOurSource = "not-our-source",
     /// A packet from our own interface for an address that no device of the network can have.
     NoRoute = "no-route",
-    /// A packet for a peer without a session.
-    NoSession = "no-session",
-    /// A packet for a peer to which no path is known.
-    NoEndpoint = "no-endpoint",
     /// A frame from our own interface with an offload header that contradicts it.
     BadOffload = "bad-offload",
     /// The interface did not take the packet.

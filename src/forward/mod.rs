@@ -7,14 +7,19 @@
 //!
 //! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
+//! * [`guard`]: who may cost us a handshake.
+//! * [`packet`]: IP headers and checksums.
 //! * [`drops`]: why packets were dropped.
 
 pub mod drops;
+pub mod guard;
+pub mod packet;
 pub mod slot;
 pub mod table;
 pub mod tunnel;
 
 pub use drops::{DropCounters, DropReason};
+pub use guard::{HandshakeGuard, Verdict};
 pub use slot::{Carries, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};
 pub use tunnel::Tunnel;
