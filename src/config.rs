@@ -299,7 +299,7 @@ impl TryFrom<String> for LogFilter {
     }
 }
 
-/// The file as written.
+/// The file as written; what is absent has the default that [`Config::from`] gives it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawConfig {
@@ -311,18 +311,18 @@ struct RawConfig {
     relay: RawRelay,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawAgent {
     port: u16,
-    interface_prefix: InterfacePrefix,
+    interface_prefix: Option<InterfacePrefix>,
     log: LogFilter,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawDht {
-    enabled: bool,
+    enabled: Option<bool>,
     bootstrap: Option<Vec<HostPort>>,
     port: u16,
 }
@@ -333,57 +333,33 @@ struct RawStun {
     servers: Option<Vec<HostPort>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawSwitch {
-    enabled: bool,
+    enabled: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawRelay {
-    offer: bool,
-}
-
-impl Default for RawAgent {
-    fn default() -> Self {
-        let interface_prefix = InterfacePrefix("ginnel".to_owned());
-        Self { port: 0, interface_prefix, log: LogFilter::default() }
-    }
-}
-
-impl Default for RawDht {
-    fn default() -> Self {
-        Self { enabled: true, bootstrap: None, port: 0 }
-    }
-}
-
-impl Default for RawSwitch {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-impl Default for RawRelay {
-    fn default() -> Self {
-        Self { offer: true }
-    }
+    offer: Option<bool>,
 }
 
 impl From<RawConfig> for Config {
     fn from(raw: RawConfig) -> Self {
         let RawDht { enabled, bootstrap, port } = raw.dht;
+        let prefix = || InterfacePrefix("ginnel".to_owned());
         let built_in =
             || STUN_SERVERS.map(|(host, port)| HostPort { host: host.into(), port }).into();
         Self {
             port: raw.agent.port,
-            interface_prefix: raw.agent.interface_prefix,
+            interface_prefix: raw.agent.interface_prefix.unwrap_or_else(prefix),
             log: raw.agent.log,
-            dht: DhtConfig { enabled, bootstrap, port },
+            dht: DhtConfig { enabled: enabled.unwrap_or(true), bootstrap, port },
             stun_servers: raw.stun.servers.unwrap_or_else(built_in),
-            port_mapping: raw.port_mapping.enabled,
-            lan_discovery: raw.lan_discovery.enabled,
-            relay_offer: raw.relay.offer,
+            port_mapping: raw.port_mapping.enabled.unwrap_or(true),
+            lan_discovery: raw.lan_discovery.enabled.unwrap_or(true),
+            relay_offer: raw.relay.offer.unwrap_or(true),
         }
     }
 }
@@ -392,9 +368,6 @@ impl From<RawConfig> for Config {
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::Error::other("it is a folder"));
-    }
     let read = io::Read::read_to_string(&mut io::Read::take(file, MAX_FILE_LEN + 1), &mut text)?;
     if read as u64 > MAX_FILE_LEN {
         return Err(io::Error::other("it is longer than 1 MiB"));

@@ -1,1 +1,2 @@
 //! SKELETON
+pub mod server;
