@@ -20,12 +20,11 @@
 //! [`ClientEvent::Gone`] tells the loop that nobody waits any more.
 
 pub mod access;
+mod place;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +38,8 @@ use zeroize::Zeroizing;
 
 use self::access::{ADMIN_GROUP, READER_GROUP};
 pub use self::access::{Access, Rights};
+pub use self::place::BindError;
+use self::place::SocketFile;
 use crate::api::{ErrorKind, Request, Response};
 use crate::mesh::event::RequestId;
 
@@ -68,12 +69,6 @@ const MAX_EVENTS: usize = 16;
 
 /// The pause after `accept` failed, as it does for as long as file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Everybody may connect; see the module's "Who".
-const SOCKET_MODE: u32 = 0o666;
-
-/// Others must be able to reach the socket, and nobody else may put one in its place.
-const FOLDER_MODE: u32 = 0o755;
 
 /// What the control loop is told.
 #[derive(Debug, PartialEq)]
@@ -112,35 +107,11 @@ pub struct Server {
     request_time: Duration,
 }
 
-/// Why there is no socket.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Somebody answers there.
-    #[error("another agent is already running: it answers at {}; stop it first", .0.display())]
-    Live(PathBuf),
-    /// Something else has that name.
-    #[error("{} exists and is not a socket; remove it or choose another --socket", .0.display())]
-    NotASocket(PathBuf),
-    /// The system refused.
-    #[error("cannot make the socket {}: {source}", path.display())]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 impl Server {
     /// Makes the socket, and its folder where there is none. Replaces a socket that nobody listens
     /// at, never a live one. Needs a tokio runtime.
     pub fn bind(path: &Path, access: Access) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io { path: path.into(), source };
-        make_folder(path).map_err(failed)?;
-        remove_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        let file = SocketFile::of(path).map_err(failed)?;
-        fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+        let (listener, file) = place::listen(path)?;
         Ok(Self { listener, file, access, request_time: REQUEST_TIME })
     }
 
@@ -167,7 +138,7 @@ impl Server {
                 },
                 Some(_) = tasks.join_next() => {}
                 () = events.closed() => {
-                    tracing::debug!(socket = %self.file.path.display(), "socket closed");
+                    tracing::debug!(socket = %self.file.path().display(), "socket closed");
                     return;
                 }
             }
@@ -388,63 +359,6 @@ fn line(response: &Response) -> Zeroizing<Vec<u8>> {
         serde_json::to_vec(response).expect("the API has no map with keys that are not strings");
     line.push(b'\n');
     Zeroizing::new(line)
-}
-
-/// The socket's place in the file system; removed on drop if it is still this one.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.into(), inode: inode(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-/// Makes the socket's folder; one that exists is left as it is.
-fn make_folder(socket: &Path) -> io::Result<()> {
-    let Some(folder) = socket.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    if folder.exists() {
-        return Ok(());
-    }
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-    // Again, since the process's umask may have taken bits away.
-    fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))
-}
-
-fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Io { path: path.into(), source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket(path.into()));
-        }
-        Ok(_) => {}
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
-        Ok(_) => Err(BindError::Live(path.into())),
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Real sockets in a temporary folder, and clients that mean harm.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use rustix::process::{Gid, Uid};
 use tempfile::TempDir;
 
+use super::place::{FOLDER_MODE, SOCKET_MODE};
 use super::*;
 use crate::api::{Pong, Status};
 
