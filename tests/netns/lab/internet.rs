@@ -76,7 +76,7 @@ impl Internet {
         let device = namespace.run(build).context("make a WAN device")?;
         device.set_nonblocking(true)?;
         let queue = format!("link set wan txqueuelen {TX_QUEUE} up");
-        namespace.ip(&format!("{queue}\nroute add default dev wan\n-6 route add default dev wan"))?;
+        namespace.ip(&format!("{queue}\nroute add default dev wan\nroute add ::/0 dev wan"))?;
         let id = {
             let mut topology = self.lock();
             let id = LineId(topology.next);

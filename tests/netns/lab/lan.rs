@@ -41,7 +41,7 @@ impl Lan {
             namespace.ip(&format!("address add {a}.{b}.{c}.1/24 dev lan"))?;
         }
         if let (true, Some(prefix)) = (has_router, prefix) {
-            namespace.ip(&format!("-6 address add {}/64 dev lan nodad", in_prefix(prefix, 1)))?;
+            namespace.ip(&format!("address add {}/64 dev lan nodad", in_prefix(prefix, 1)))?;
         }
         Ok(Lan { namespace, subnet, prefix, has_router, next: AtomicU8::new(FIRST_HOST) })
     }
@@ -64,7 +64,7 @@ impl Lan {
         if let Some(prefix) = self.prefix {
             let (host, router) = (in_prefix(prefix, number.into()), in_prefix(prefix, 1));
             namespace.ip(&format!(
-                "-6 address add {host}/64 dev {interface} nodad\n-6 route add default via {router}"
+                "address add {host}/64 dev {interface} nodad\nroute add ::/0 via {router}"
             ))?;
         }
         Ok(Ipv4Addr::new(a, b, c, number))

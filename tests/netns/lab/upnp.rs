@@ -38,7 +38,7 @@ impl PortMapper {
         let [a, b, c, _] = router.lan.gateway().octets();
         let mut text = String::new();
         writeln!(text, "ext_ifname=wan\next_ip={}\nlistening_ip=lan", router.wan())?;
-        writeln!(text, "enable_upnp=yes\nenable_natpmp=yes\nenable_pcp_pmp=yes\nsecure_mode=yes")?;
+        writeln!(text, "enable_upnp=yes\nenable_natpmp=yes\nsecure_mode=yes")?;
         writeln!(text, "upnp_table_name=filter\nupnp_nat_table_name=filter")?;
         writeln!(text, "uuid=8f2a5a52-5d2c-4f0e-9a53-6c1f43f0a0{d:02x}", d = router.wan().octets()[3])?;
         writeln!(text, "allow 1024-65535 {a}.{b}.{c}.0/24 1024-65535")?;
