@@ -1,3 +1,5 @@
 //! stub
 use crate::lab::world::World;
-pub fn run(_world: &mut World) -> anyhow::Result<()> { Ok(()) }
+pub fn run(_world: &mut World) -> anyhow::Result<()> {
+    Ok(())
+}

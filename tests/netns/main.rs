@@ -99,6 +99,7 @@ fn missing() -> Option<String> {
         return Some("no /dev/net/tun".into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let absent = |tool: &&&str| !std::env::split_paths(&path).any(|folder| folder.join(tool).exists());
+    let absent =
+        |tool: &&&str| !std::env::split_paths(&path).any(|folder| folder.join(tool).exists());
     TOOLS.iter().find(absent).map(|tool| format!("{tool} is not installed"))
 }

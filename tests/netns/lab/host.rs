@@ -211,7 +211,9 @@ impl Host {
         let stdout = self.ginnel(args)?.success()?;
         serde_json::from_str(&stdout)
             .or_else(|_| serde_json::from_str(stdout.trim().lines().last().unwrap_or_default()))
-            .map_err(|error| anyhow!("`ginnel {}` printed no JSON ({error}): {stdout}", args.join(" ")))
+            .map_err(|error| {
+                anyhow!("`ginnel {}` printed no JSON ({error}): {stdout}", args.join(" "))
+            })
     }
 
     /// What the agent wrote to stderr so far.

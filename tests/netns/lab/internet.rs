@@ -168,7 +168,9 @@ fn read_lines(
     dice: &mut Dice,
 ) -> Vec<LineId> {
     let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
-    fds.extend(lines.iter().map(|(_, device)| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)));
+    fds.extend(
+        lines.iter().map(|(_, device)| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)),
+    );
     let timeout = under_way.front().map(|flight| {
         let left = flight.due.saturating_duration_since(Instant::now());
         Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() }
@@ -203,7 +205,11 @@ fn read_lines(
 }
 
 /// The device a packet leaves by, its TTL lowered; `None` where it ends here.
-fn next_hop(topology: &Mutex<Topology>, packet: &mut [u8], dice: &mut Dice) -> Option<Arc<SyncDevice>> {
+fn next_hop(
+    topology: &Mutex<Topology>,
+    packet: &mut [u8],
+    dice: &mut Dice,
+) -> Option<Arc<SyncDevice>> {
     let to = destination(packet)?;
     lower_ttl(packet)?;
     let topology = topology.lock().unwrap_or_else(PoisonError::into_inner);

@@ -146,7 +146,8 @@ impl Router {
     pub fn change_wan(&mut self, internet: &Internet, wan: Ipv4Addr) -> Result<()> {
         let namespace = &self.lan.namespace;
         internet.unroute(self.wan.into());
-        namespace.ip(&format!("address add {wan}/32 dev wan\naddress del {}/32 dev wan", self.wan))?;
+        namespace
+            .ip(&format!("address add {wan}/32 dev wan\naddress del {}/32 dev wan", self.wan))?;
         namespace.nft(&self.nat.rules(wan))?;
         self.wan = wan;
         self.forget_mappings()?;

@@ -191,5 +191,9 @@ fn line_of(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let words = std::iter::once(program).chain(command.get_args());
     let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    if line.chars().count() > 200 { line.chars().take(200).chain("…".chars()).collect() } else { line }
+    if line.chars().count() > 200 {
+        line.chars().take(200).chain("…".chars()).collect()
+    } else {
+        line
+    }
 }

@@ -15,7 +15,8 @@ pub fn resident(pid: u32) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?.parse()?;
+    let kib: u64 =
+        line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?.parse()?;
     Ok(kib * 1024)
 }
 
@@ -24,7 +25,8 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("process {pid} is gone"))?;
     // The second field is the name in parentheses and may hold anything; count from its end.
-    let fields: Vec<&str> = text.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    let fields: Vec<&str> =
+        text.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
     let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("too short")?.parse()?) };
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / TICKS))
 }

@@ -28,7 +28,8 @@ impl Status {
 
     /// The tunnel's UDP port.
     pub fn listen_port(&self) -> Result<u16> {
-        let port = self.network()["listen_port"].as_u64().context("the status has no listen_port")?;
+        let port =
+            self.network()["listen_port"].as_u64().context("the status has no listen_port")?;
         Ok(u16::try_from(port)?)
     }
 

@@ -36,8 +36,10 @@ pub fn round_trip(from: &Namespace, to: IpAddr, count: u32) -> Result<Duration> 
     command.args(["-n", "-i", "0.1", "-W", "1", "-c", &count.to_string(), &to.to_string()]);
     let output = from.run(|| run(&mut command, Duration::from_secs(30)))?.success()?;
     let line = output.lines().find(|line| line.contains("min/avg/max"));
-    let mean = line.and_then(|line| line.split(" = ").nth(1)?.split('/').nth(1)?.parse::<f64>().ok());
-    mean.map(|ms| Duration::from_secs_f64(ms / 1000.0)).with_context(|| format!("no mean: {output}"))
+    let mean =
+        line.and_then(|line| line.split(" = ").nth(1)?.split('/').nth(1)?.parse::<f64>().ok());
+    mean.map(|ms| Duration::from_secs_f64(ms / 1000.0))
+        .with_context(|| format!("no mean: {output}"))
 }
 
 /// Pings until one is answered; returns the time it took.
@@ -133,14 +135,15 @@ impl Stream {
         let sink = to.run(|| UdpSocket::bind((address, 0)))?;
         sink.set_read_timeout(Some(TICK))?;
         let target = sink.local_addr()?;
-        let any: IpAddr =
-            if address.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
+        let any: IpAddr = if address.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
         let source = from.run(|| UdpSocket::bind((any, 0)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let (sending, receiving) = (Arc::clone(&stop), Arc::clone(&stop));
         Ok(Stream {
             stop,
-            sender: Some(std::thread::spawn(move || send_until(&source, target, interval, &sending))),
+            sender: Some(std::thread::spawn(move || {
+                send_until(&source, target, interval, &sending)
+            })),
             receiver: Some(std::thread::spawn(move || receive_until(&sink, &receiving))),
         })
     }

@@ -40,7 +40,11 @@ impl PortMapper {
         writeln!(text, "ext_ifname=wan\next_ip={}\nlistening_ip=lan", router.wan())?;
         writeln!(text, "enable_upnp=yes\nenable_natpmp=yes\nsecure_mode=yes")?;
         writeln!(text, "upnp_table_name=filter\nupnp_nat_table_name=filter")?;
-        writeln!(text, "uuid=8f2a5a52-5d2c-4f0e-9a53-6c1f43f0a0{d:02x}", d = router.wan().octets()[3])?;
+        writeln!(
+            text,
+            "uuid=8f2a5a52-5d2c-4f0e-9a53-6c1f43f0a0{d:02x}",
+            d = router.wan().octets()[3]
+        )?;
         writeln!(text, "allow 1024-65535 {a}.{b}.{c}.0/24 1024-65535")?;
         writeln!(text, "deny 0-65535 0.0.0.0/0 0-65535")?;
         let name = namespace.name();
@@ -66,6 +70,10 @@ impl PortMapper {
     pub fn mappings(router: &Router) -> Result<Vec<String>> {
         let listing = ["list", "chain", "inet", "filter", "prerouting_miniupnpd"];
         let rules = router.lan.namespace().tool("nft", &listing)?;
-        Ok(rules.lines().filter(|line| line.contains("dnat")).map(|line| line.trim().into()).collect())
+        Ok(rules
+            .lines()
+            .filter(|line| line.contains("dnat"))
+            .map(|line| line.trim().into())
+            .collect())
     }
 }

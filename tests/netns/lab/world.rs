@@ -156,7 +156,10 @@ impl World {
     /// Where a log of this name goes; it is shown when the test fails.
     pub fn log(&self, title: &str, file: &str) -> PathBuf {
         let path = self.folder.path().join(file);
-        self.logs.lock().expect("no test panics while it names a log").push((title.into(), path.clone()));
+        self.logs
+            .lock()
+            .expect("no test panics while it names a log")
+            .push((title.into(), path.clone()));
         path
     }
 

@@ -104,18 +104,26 @@ fn damaged(world: &mut World) -> Result<()> {
     mistyped[middle] = if mistyped[middle] == b'a' { b'b' } else { b'a' };
     let mistyped = String::from_utf8(mistyped)?;
     let long = format!("ginnel1{}", "a".repeat(10 * 1024));
-    for (what, text) in
-        [("half", half), ("mistyped", &mistyped), ("10 KiB", &long), ("prefix", "ginnel1"), ("word", "hello")]
-    {
+    for (what, text) in [
+        ("half", half),
+        ("mistyped", &mistyped),
+        ("10 KiB", &long),
+        ("prefix", "ginnel1"),
+        ("word", "hello"),
+    ] {
         join(&b, text)?.exits_one_of(MALFORMED)?.says(&["invite"]).context(what)?;
     }
     let file = b.folder().join("invite");
     std::fs::write(&file, [0xff, 0xfe, 0x00, 0x80, 0xc3, 0x28])?;
     let at_file = format!("@{}", file.display());
-    join(&b, &at_file)?.exits_one_of(MALFORMED)?.says(&["invite", "utf-8"]).context("bytes in a file")?;
+    join(&b, &at_file)?
+        .exits_one_of(MALFORMED)?
+        .says(&["invite", "utf-8"])
+        .context("bytes in a file")?;
     let argument: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&[0xff, 0xfe, 0x80]);
     let command: &mut Command = &mut b.verb();
-    let outcome = b.namespace.command(command.arg("join").arg(argument), Duration::from_secs(20))?;
+    let outcome =
+        b.namespace.command(command.arg("join").arg(argument), Duration::from_secs(20))?;
     outcome.exits_one_of(MALFORMED)?.says(&[]).context("an argument that is not UTF-8")?;
     ensure!(b.status()?.networks().is_empty(), "a damaged invite left a network behind");
     // A newline and spaces come with every copy and paste: the true invite still works.

@@ -115,7 +115,8 @@ fn carrier_grade(world: &mut World) -> Result<()> {
 fn behind_carrier(world: &World) -> Result<(Router, Router)> {
     let plan = Plan { label: "cgn", nat: Nat::PortRestricted, subnet: [100, 64, 0], prefix: None };
     let outer = Router::new(&world.internet, world.fresh_address(), &plan)?;
-    let plan = Plan { label: "home", nat: Nat::PortRestricted, subnet: [192, 168, 1], prefix: None };
+    let plan =
+        Plan { label: "home", nat: Nat::PortRestricted, subnet: [192, 168, 1], prefix: None };
     let inner = Router::behind(&outer.lan, &plan)?;
     Ok((outer, inner))
 }
@@ -191,7 +192,10 @@ fn changed_wan(world: &mut World) -> Result<()> {
     let fresh = world.fresh_address();
     router.change_wan(&world.internet, fresh)?;
     let after = reflectors.mapped(&host)?;
-    ensure!(before.ip() != after.ip() && after.ip() == IpAddr::V4(fresh), "{before} became {after}");
+    ensure!(
+        before.ip() != after.ip() && after.ip() == IpAddr::V4(fresh),
+        "{before} became {after}"
+    );
     Ok(())
 }
 
@@ -206,7 +210,12 @@ fn natpmp(world: &mut World) -> Result<()> {
     let inner = host.run(|| UdpSocket::bind("0.0.0.0:5000"))?;
     inner.set_read_timeout(Some(4 * PATIENCE))?;
     // RFC 6886: version 0, opcode 1 (map UDP), reserved, inner port, wanted outer port, lifetime.
-    let request = [&[0u8, 1, 0, 0][..], &5000u16.to_be_bytes(), &6000u16.to_be_bytes(), &600u32.to_be_bytes()];
+    let request = [
+        &[0u8, 1, 0, 0][..],
+        &5000u16.to_be_bytes(),
+        &6000u16.to_be_bytes(),
+        &600u32.to_be_bytes(),
+    ];
     let client = host.run(|| UdpSocket::bind("0.0.0.0:0"))?;
     client.set_read_timeout(Some(Duration::from_secs(2)))?;
     client.send_to(&request.concat(), (router.lan.gateway(), 5351))?;
@@ -261,7 +270,8 @@ fn inside(lan: &Lan) -> Result<Namespace> {
 }
 
 fn global_ipv6(namespace: &Namespace, interface: &str) -> Result<IpAddr> {
-    let list = namespace.tool("ip", &["-6", "-o", "addr", "show", "dev", interface, "scope", "global"])?;
+    let list =
+        namespace.tool("ip", &["-6", "-o", "addr", "show", "dev", interface, "scope", "global"])?;
     let address = list.split_whitespace().skip_while(|word| *word != "inet6").nth(1);
     Ok(address.and_then(|text| text.split('/').next()).context("no IPv6 address")?.parse()?)
 }
@@ -283,15 +293,18 @@ impl Reflectors {
             socket.set_read_timeout(Some(4 * PATIENCE))?;
             Ok(socket)
         };
-        let sockets = [bind(&one, first, 3478)?, bind(&one, first, 3479)?, bind(&two, second, 3478)?];
-        let addresses = [sockets[0].local_addr()?, sockets[1].local_addr()?, sockets[2].local_addr()?];
+        let sockets =
+            [bind(&one, first, 3478)?, bind(&one, first, 3479)?, bind(&two, second, 3478)?];
+        let addresses =
+            [sockets[0].local_addr()?, sockets[1].local_addr()?, sockets[2].local_addr()?];
         Ok(Reflectors { _namespaces: [one, two], sockets, addresses })
     }
 
     /// How `socket` looks to reflector `index`.
     fn seen_by(&self, index: usize, socket: &UdpSocket) -> Result<SocketAddr> {
         socket.send_to(b"who am I", self.addresses[index])?;
-        let (_, from) = self.sockets[index].recv_from(&mut [0u8; 16]).context("reflector heard nothing")?;
+        let (_, from) =
+            self.sockets[index].recv_from(&mut [0u8; 16]).context("reflector heard nothing")?;
         Ok(from)
     }
 
@@ -327,7 +340,8 @@ impl Reflectors {
 
     /// Both send to the other's mapping, and to where they hear from, for two seconds.
     fn punch(&self, a: &Namespace, b: &Namespace) -> Result<bool> {
-        let sockets = [a.run(|| UdpSocket::bind("0.0.0.0:0"))?, b.run(|| UdpSocket::bind("0.0.0.0:0"))?];
+        let sockets =
+            [a.run(|| UdpSocket::bind("0.0.0.0:0"))?, b.run(|| UdpSocket::bind("0.0.0.0:0"))?];
         let mut targets = [self.seen_by(0, &sockets[1])?, self.seen_by(0, &sockets[0])?];
         let mut heard = [false; 2];
         for socket in &sockets {

@@ -40,7 +40,9 @@ fn one_nat(world: &mut World) -> Result<()> {
     world.add_servers()?;
     let router = world.router("home", Nat::PortRestricted)?;
     let (a, b) = pair(world, ["a", "b"], [&router.lan, &router.lan])?;
-    a.wait_for("the path inside the LAN", CONNECT_LIMIT, |status| status.path_kind("b") == Some("lan"))?;
+    a.wait_for("the path inside the LAN", CONNECT_LIMIT, |status| {
+        status.path_kind("b") == Some("lan")
+    })?;
     all_see_one_another(&[&a, &b])?;
     transfer(&a.namespace, &b.namespace, b.addresses()?[0], 20)?;
     Ok(())

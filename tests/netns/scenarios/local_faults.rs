@@ -141,7 +141,10 @@ fn second_agent(world: &mut World) -> Result<()> {
     refused.exits(1)?.says(&["another", "already", "agent"])?;
     ensure!(a.is_running(), "the first agent ended");
     let after = a.status()?;
-    ensure!(after.state() == "up" && after.ipv6()? == before.ipv6()?, "the first agent was disturbed");
+    ensure!(
+        after.state() == "up" && after.ipv6()? == before.ipv6()?,
+        "the first agent was disturbed"
+    );
     Ok(())
 }
 
@@ -217,9 +220,9 @@ fn mode(file: &Path) -> Result<u32> {
 
 fn files_named(part: &str, folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let found = entries.flat_map(|path| {
-        if path.is_dir() { files_named(part, &path) } else { vec![path] }
-    });
-    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(part));
+    let found =
+        entries.flat_map(|path| if path.is_dir() { files_named(part, &path) } else { vec![path] });
+    let named =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(part));
     found.filter(named).collect()
 }

@@ -32,7 +32,8 @@ fn form_a_lan(world: &mut World) -> Result<()> {
     let (a, b) = pair(world, ["a", "b"], [&left.lan, &right.lan])?;
     all_see_one_another(&[&a, &b])?;
     for (from, to) in [(&a, &b), (&b, &a)] {
-        let direct = |status: &crate::lab::status::Status| status.path_kind(&to.name) == Some("direct");
+        let direct =
+            |status: &crate::lab::status::Status| status.path_kind(&to.name) == Some("direct");
         let status = from.wait_for("a direct path", CONNECT_LIMIT, direct)?;
         let endpoint = status.path_endpoint(&to.name).context("a direct path has an endpoint")?;
         ensure!(endpoint.starts_with("11.0.2."), "the path leads to {endpoint}, not to a router");
@@ -70,7 +71,9 @@ fn third_is_revoked(world: &mut World) -> Result<()> {
     let [a_ipv4, _] = a.addresses()?;
     c.kill9();
     c.start()?;
-    c.wait_for("its own revocation after a restart", CONNECT_LIMIT, |status| status.state() == "revoked")?;
+    c.wait_for("its own revocation after a restart", CONNECT_LIMIT, |status| {
+        status.state() == "revoked"
+    })?;
     ensure!(ping(&c.namespace, a_ipv4, 5)? == 0, "a revoked device is answered after its restart");
     ensure!(a.status()?.peer("c").is_none(), "a shows the revoked device as a peer again");
     all_see_one_another(&[&a, &b])
@@ -87,7 +90,9 @@ fn cut_off(a: &Host, b: &Host, c: &Host) -> Result<()> {
     a.ginnel(&["revoke", "c", "--reason", "test"])?.success()?;
     let ordered = Instant::now();
     for host in [a, b] {
-        host.wait_for("the revoked device gone", CONNECT_LIMIT, |status| status.peer("c").is_none())?;
+        host.wait_for("the revoked device gone", CONNECT_LIMIT, |status| {
+            status.peer("c").is_none()
+        })?;
     }
     c.wait_for("its own revocation", CONNECT_LIMIT, |status| status.state() == "revoked")?;
     // What is still let through would arrive now.
@@ -96,7 +101,8 @@ fn cut_off(a: &Host, b: &Host, c: &Host) -> Result<()> {
         let arrivals = stream.finish()?;
         let before = arrivals.iter().filter(|at| **at < ordered).count();
         ensure!(before > 20, "only {before} datagrams reached {name} before the revocation");
-        let last = arrivals.last().map(|at| at.saturating_duration_since(ordered)).unwrap_or_default();
+        let last =
+            arrivals.last().map(|at| at.saturating_duration_since(ordered)).unwrap_or_default();
         ensure!(last < ENFORCED, "{name} took datagrams for {last:?} after the revocation");
     }
     Ok(())
@@ -115,7 +121,10 @@ fn look_ups(world: &mut World) -> Result<()> {
     ensure!(named("a") && named("b"), "members lists {members}");
     ensure!(a.ginnel(&["ip", "b"])?.success()?.contains(&b_ipv4.to_string()), "ip b");
     ensure!(a.ginnel(&["whois", &b_ipv6.to_string()])?.success()?.contains('b'), "whois");
-    ensure!(a.ginnel(&["peers"])?.success()?.contains("b\t"), "peers is not tab-separated in a pipe");
+    ensure!(
+        a.ginnel(&["peers"])?.success()?.contains("b\t"),
+        "peers is not tab-separated in a pipe"
+    );
     ensure!(a.json(&["log", "--json"])?.to_string().contains("grant"), "log has no grant");
     a.json(&["netcheck", "--json"])?;
     a.json(&["ping", "b", "-c", "3", "--json"])?;
