@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         remove_leftovers();
         let done = match mode {
             "--demo" => in_world(demo::run),
-            _ => in_world(|world| figures::run(world, words.get(1).map(Path::new))),
+            _ => figures::run(words.get(1).map(Path::new)),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,

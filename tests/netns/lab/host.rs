@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::lan::Lan;
 use super::namespace::Namespace;
-use super::process::{self, Daemon, Outcome};
+use super::process::{Daemon, Outcome};
 use super::status::Status;
 
 /// A verb that is not `join` or `ping` answers within seconds.

@@ -82,6 +82,15 @@ impl Lan {
     }
 }
 
+/// Two namespaces on one cable, `eth0` at both ends; returns their addresses.
+pub fn cable(a: &Namespace, b: &Namespace) -> Result<[IpAddr; 2]> {
+    a.ip(&format!("link add name eth0 type veth peer name eth0 netns {}", b.name()))?;
+    for (side, number) in [(a, 1), (b, 2)] {
+        side.ip(&format!("address add 192.168.9.{number}/24 brd + dev eth0\nlink set eth0 up"))?;
+    }
+    Ok([IpAddr::from([192, 168, 9, 1]), IpAddr::from([192, 168, 9, 2])])
+}
+
 /// A router: `lan` inside, `wan` outside, NAT between.
 pub struct Router {
     /// Its inner side, where hosts are plugged in.

@@ -147,14 +147,6 @@ impl Daemon {
             None => bail!("`{}` ignored SIGTERM for {STOP_LIMIT:?}", self.line),
         }
     }
-
-    /// Waits for it to end by itself.
-    pub fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
-        match wait(&mut self.child, limit)? {
-            Some(status) => Ok(status),
-            None => bail!("`{}` still runs after {limit:?}", self.line),
-        }
-    }
 }
 
 impl Drop for Daemon {

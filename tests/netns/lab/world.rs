@@ -134,7 +134,8 @@ impl World {
         Ok((self.host_in(name, namespace)?, address))
     }
 
-    fn host_in(&self, name: &str, namespace: Namespace) -> Result<Host> {
+    /// A host in a namespace that is already connected, its agent not yet started.
+    pub fn host_in(&self, name: &str, namespace: Namespace) -> Result<Host> {
         let folder = self.folder.path().join(name);
         let log = self.log(&format!("agent of {name}"), &format!("{name}.log"));
         Host::new(name, namespace, folder, log, &self.configuration())

@@ -53,6 +53,9 @@ fn used_twice(world: &mut World) -> Result<()> {
     join(&c, &invite)?.exits_one_of(UNANSWERED)?.says(&["invite"])?;
     is_not_in(&a, &c)?;
     c.join(&a.invite(&[])?).context("with an invite of its own")?;
+    for host in [&a, &b, &c] {
+        ensure!(!host.log().contains(&invite), "the log of {} holds the invite", host.name);
+    }
     Ok(())
 }
 
