@@ -285,7 +285,7 @@ fn tokens_of(code: &str) -> Vec<String> {
 fn without_tests(text: &str) -> impl Iterator<Item = &str> {
     let after = text.lines().skip(1).chain(std::iter::once(""));
     let starts = |line: &str, next: &str| {
-        line.trim() == "#[cfg(test)]" && next.trim_start().starts_with("mod ")
+        line.trim() == "#[cfg(test)]" && next.split_whitespace().take(2).any(|word| word == "mod")
     };
     text.lines()
         .zip(after)
