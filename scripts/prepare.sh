@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: becomes root where that is needed, installs what is missing.
 #
 # What runs as whom: the scripts are root (namespaces, packages); Cargo runs as the user who called

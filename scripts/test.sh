@@ -77,7 +77,7 @@ unit_file() {
 
 netns() {
     local lab
-    lab=$(build_lab)
+    lab=$(build_lab) || return 1
     [ -x "$lab" ] || return 1
     "$lab"
 }
