@@ -84,6 +84,22 @@ impl PeerSlot {
         }
     }
 
+    /// The slot that takes the place of `before`: the same number, sessions and endpoint, other
+    /// rights. For a guest that became a member.
+    pub fn succeeding(before: &Self, allowed: Vec<(IpAddr, u8)>, carries: Carries) -> Self {
+        Self {
+            index: before.index,
+            tunnel: before.tunnel.clone(),
+            endpoint: ArcSwapOption::new(before.endpoint.load_full()),
+            allowed,
+            carries,
+            stats: Stats::default(),
+            born: before.born,
+            roamed_ms: AtomicU64::new(0),
+            awake_ms: AtomicU64::new(0),
+        }
+    }
+
     /// Sends its datagrams to `endpoint` from now on; `None` stops them.
     pub fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
         self.endpoint.store(endpoint.map(Arc::new));

@@ -24,7 +24,7 @@ impl Mesh {
         let peer = self.peers.get(key).ok_or(InputError::Stranger)?;
         match peer.who {
             Who::Member(device) => self.hear_member(key, device, bytes, now),
-            Who::Guest(_) | Who::Applicant(_) | Who::Sponsor | Who::Admitter => {
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => {
                 let message = Control::decode(bytes).map_err(|_| InputError::Malformed)?;
                 self.hear_joining(key, &message, now)
             }
@@ -45,6 +45,7 @@ impl Mesh {
         let message = Control::decode(bytes).map_err(|_| InputError::Malformed)?;
         match (&message, proven) {
             (Control::Hello(hello), _) => return self.hear_hello(key, device, hello, now),
+            (Control::JoinProve(_), _) => return self.hear_joining(key, &message, now),
             (Control::Proof(proof), _) => {
                 let ends = self.ends(key).ok_or(InputError::Stranger)?;
                 let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
@@ -176,11 +177,10 @@ impl Mesh {
     pub(super) fn endpoints_changed(&mut self, now: Instant) {
         let endpoints = self.reach.endpoints();
         self.publisher.set_endpoints(&endpoints, now);
-        self.joins_endpoints_changed(&endpoints, now);
         for key in self.proven_members() {
             self.tell_endpoints(key, now);
         }
-        self.invites_that_wait(now);
+        self.first_invite(now);
     }
 
     fn tell_endpoints(&mut self, key: PeerKey, now: Instant) {
@@ -240,7 +240,7 @@ impl Mesh {
     /// Where a peer's datagrams come from is where a check should go, too.
     pub(super) fn handle_roamed(&mut self, key: PeerKey, from: SocketAddr, now: Instant) {
         if let Some(peer) = self.peers.touch(key) {
-            peer.path.add_remote(from, now);
+            peer.path.handle_roamed(from, now);
         }
     }
 }

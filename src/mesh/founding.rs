@@ -1,26 +1,27 @@
 //! How a [`Mesh`] comes to be: a network founded here, an invite taken up, or a restart.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rand::{Rng, RngCore};
+use rand::{Rng, RngExt};
 use zeroize::Zeroizing;
 
 use super::event::{Output, Persist, RequestId};
 use super::gossip::Gossip;
-use super::join::{Joiner, Sponsor};
+use super::join::{Admission, Joiner, JoinerKeys, Sponsor, SponsorIdentity};
 use super::lan::Beacons;
 use super::ledger::Ledger;
 use super::peers::Peers;
 use super::writes::{Act, Then};
 use super::*;
-use crate::identity::{AdminSecret, IdSecret, NetworkId, RootSecret, WgSecret};
+use crate::identity::{AdminSecret, IdSecret, NetworkId, RootId, RootSecret, WgSecret};
+use crate::membership::certificate::CERTIFICATE_LIFETIME;
+use crate::membership::log::PenError;
 use crate::membership::op::{self, Certificate, Flags, GenesisPool, OpError};
-use crate::membership::{Author, Genesis, Invite, Logs, OpBody, OpId, SignedOp, Verified};
+use crate::membership::{Author, Genesis, Invite, Logs, OpBody, SignedOp, Verified};
 
-/// How long a certificate lasts, in seconds: a year, so that a forgotten device falls out by
-/// itself, and a device that is off for a holiday does not.
-const CERTIFICATE_LIFE: u64 = 365 * 86_400;
+/// How long a join that a restart interrupted is tried again: nobody waits at a prompt any more.
+const RESUMED_JOIN: Duration = Duration::from_secs(3600);
 
 /// How far back a certificate begins, in seconds: clocks differ, and a device whose clock is a
 /// little slow shall not find itself not yet admitted.
@@ -69,6 +70,10 @@ pub struct Intent {
     pub up: bool,
     /// The token of a join that is not finished.
     pub invite: Option<String>,
+    /// The name of the interface.
+    pub interface: String,
+    /// The UDP port, which NATs on the way know.
+    pub port: u16,
 }
 
 impl Intent {
@@ -83,12 +88,15 @@ impl Intent {
     }
 }
 
-/// Why a join could not begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum JoinError {
-    /// The invite holds a key that is none.
-    #[error("the invite names a sponsor with an impossible key")]
-    Key,
+/// Why a network could not be founded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoundError {
+    /// The first ops could not be written.
+    #[error(transparent)]
+    Pen(#[from] PenError),
+    /// The first ops could not be signed.
+    #[error(transparent)]
+    Op(#[from] OpError),
 }
 
 impl Mesh {
@@ -99,7 +107,7 @@ impl Mesh {
         seed: [u8; 32],
         clock: WallClock,
         now: Instant,
-    ) -> Result<Self, OpError> {
+    ) -> Result<Self, FoundError> {
         let mut rng = Self::generator(seed);
         let unix = clock.unix(now);
         let root = RootSecret::from_seed(rng.random());
@@ -113,7 +121,7 @@ impl Mesh {
         };
         let identity = new_identity(genesis.network_id(), true, &mut rng);
         let me = Me::new(identity, Some(root), found.device.clone());
-        let mut mesh = Self::assemble(me, Ledger::new(genesis.clone(), Logs::default(), unix), settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, Ledger::new(genesis.clone(), Logs::new(root.public()), unix), settings, rng, clock, now);
         mesh.me.secret = Some(NetworkSecret::new(0, mesh.rng.random()));
         let ops = mesh.founding_ops(&found.device, now)?;
         let files = vec![
@@ -137,12 +145,12 @@ impl Mesh {
         &self,
         device: &DeviceName,
         now: Instant,
-    ) -> Result<Vec<Verified<SignedOp>>, OpError> {
+    ) -> Result<Vec<Verified<SignedOp>>, FoundError> {
         let unix = self.unix(now);
         let (id, network) = (&self.me.identity, self.ledger.network());
         let (Some(root), Some(admin)) = (&self.me.root, &id.admin) else { return Ok(Vec::new()) };
         let add = OpBody::AdminAdd { admin: admin.public(), device: id.id.public() };
-        let add = self.ledger.next(Author::Root(root.public()), unix, add);
+        let add = self.ledger.next(Author::Root(root.public()), unix, add)?;
         let pool = self.ledger.genesis().and_then(Genesis::pool);
         let certificate = Certificate {
             id: id.id.public(),
@@ -153,12 +161,12 @@ impl Mesh {
             routes: Vec::new(),
             flags: Flags { relay: true, exit: false, sponsor: true },
             not_before: UnixTime(unix.0.saturating_sub(CLOCK_SLACK)),
-            not_after: UnixTime(unix.0 + CERTIFICATE_LIFE),
+            not_after: UnixTime(unix.0 + CERTIFICATE_LIFETIME),
             invite: None,
             bind_sig: op::bind(&id.id, &id.wg.public(), network),
         };
         let grant = OpBody::Grant(Box::new(certificate));
-        let grant = self.ledger.next(Author::Admin(admin.public()), unix, grant);
+        let grant = self.ledger.next(Author::Admin(admin.public()), unix, grant)?;
         Ok(vec![
             SignedOp::sign_root(&add, root, network)?,
             SignedOp::sign_admin(&grant, admin, network)?,
@@ -168,7 +176,7 @@ impl Mesh {
     /// The certificate that admits a device.
     pub(super) fn certificate(
         &self,
-        applicant: &join::Applicant,
+        applicant: &Admission,
         name: DeviceName,
         now: Instant,
     ) -> Certificate {
@@ -184,16 +192,15 @@ impl Mesh {
             routes: Vec::new(),
             flags: Flags { relay: true, exit: false, sponsor: false },
             not_before: UnixTime(unix.0.saturating_sub(CLOCK_SLACK)),
-            not_after: UnixTime(unix.0 + CERTIFICATE_LIFE),
+            not_after: UnixTime(unix.0 + CERTIFICATE_LIFETIME),
             invite: Some(applicant.invite),
             bind_sig: applicant.bind_sig,
         }
     }
 
-    /// Takes up an invite with fresh keys.
+    /// Takes up an invite with fresh keys, and gives up after `timeout`.
     pub fn take_up(
-        invite: Invite,
-        device: DeviceName,
+        (invite, device, timeout): (Invite, DeviceName, Duration),
         settings: Settings,
         seed: [u8; 32],
         clock: WallClock,
@@ -204,7 +211,10 @@ impl Mesh {
         let me = Me::new(identity, None, device);
         let ledger = Ledger::empty(invite.network);
         let mut mesh = Self::assemble(me, ledger, settings, rng, clock, now);
-        mesh.become_joiner(invite, now);
+        mesh.become_joiner(invite, timeout, now);
+        let files = vec![Persist::Identity(mesh.me.identity.encode()), mesh.intent()];
+        let ticket = mesh.writes.wait(Act { ops: Vec::new(), then: Then::Prepared });
+        mesh.outputs.push_back(Output::Persist(files, Some(ticket)));
         mesh
     }
 
@@ -228,7 +238,10 @@ impl Mesh {
         let mut mesh = Self::assemble(me, ledger, settings, rng, clock, now);
         let unfinished = saved.intent.invite.as_deref().and_then(|token| token.parse().ok());
         match unfinished {
-            Some(invite) => mesh.become_joiner(invite, now),
+            Some(invite) => {
+                mesh.become_joiner(invite, RESUMED_JOIN, now);
+                mesh.start_joining(now);
+            }
             None => mesh.begin(&saved.cache, now),
         }
         mesh
@@ -243,17 +256,18 @@ impl Mesh {
         now: Instant,
     ) -> Self {
         let unix = clock.unix(now);
-        let device = me.identity.id.public();
-        Self {
+        let joins = Joins::Sponsor(new_sponsor(&me, &ledger, rng.random()));
+        let gossip = new_gossip(&ledger, &mut rng);
+        let mut mesh = Self {
             peers: Peers::starting_at(rng.next_u32()),
             tags: Tags::default(),
             reach: Reachability::new(settings.listen_port, rng.random(), now),
             directory: Directory::new(unix, rng.random(), now),
             publisher: Publisher::new(me.identity.id.clone(), unix, rng.random(), now),
-            beacons: Beacons::new(device, settings.listen_port, unix, rng.random(), now),
-            gossip: Gossip::new(rng.random(), now),
-            joins: Joins::Sponsor(Sponsor::new(rng.random())),
-            pings: Pings::default(),
+            beacons: Beacons::new(me.identity.id.public(), settings.listen_port, unix, rng.random(), now),
+            gossip,
+            joins,
+            clients: Clients::default(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),
@@ -263,15 +277,44 @@ impl Mesh {
             rng,
             me,
             ledger,
-        }
+        };
+        mesh.roll_tags(now);
+        mesh
     }
 
-    fn become_joiner(&mut self, invite: Invite, now: Instant) {
+    pub(super) fn become_joiner(&mut self, invite: Invite, timeout: Duration, now: Instant) {
         self.me.state = api::NetworkState::Joining;
-        let joiner = Joiner::new(invite, &self.me.identity, self.me.name.clone(), self.rng.random(), now);
-        self.joins = Joins::Joiner(Box::new(joiner));
-        self.start_joining(now);
+        let identity = &self.me.identity;
+        let keys = JoinerKeys { id: identity.id.clone(), wg: identity.wg.public(), admin: None };
+        let (name, nonce) = (self.me.name.clone(), self.rng.random());
+        self.joins = Joins::Joiner(Box::new(Joiner::new(invite, keys, name, nonce, now + timeout)));
     }
+
+    /// The sponsor of the network as it is known now.
+    pub(super) fn sponsor(&mut self) -> Joins {
+        Joins::Sponsor(new_sponsor(&self.me, &self.ledger, self.rng.random()))
+    }
+
+    pub(super) fn new_gossip(&mut self) -> Gossip {
+        new_gossip(&self.ledger, &mut self.rng)
+    }
+}
+
+fn new_sponsor(me: &Me, ledger: &Ledger, secret: [u8; 32]) -> Sponsor {
+    let identity = SponsorIdentity {
+        network: *ledger.network(),
+        genesis: ledger.genesis().map(Genesis::encode).unwrap_or_default(),
+        device: me.identity.id.public(),
+        wg: me.identity.wg.public(),
+        admin: me.identity.admin.as_ref().map(AdminSecret::public),
+    };
+    Sponsor::new(identity, secret)
+}
+
+fn new_gossip(ledger: &Ledger, rng: &mut StdRng) -> Gossip {
+    // A device that was shown no genesis has nobody to gossip with.
+    let root = ledger.genesis().map_or(RootId([0; 32]), |genesis| genesis.root);
+    Gossip::new(root, StdRng::from_seed(rng.random()))
 }
 
 impl Me {
@@ -283,8 +326,9 @@ impl Me {
             name,
             interfaces: InterfaceSnapshot::default(),
             dht: (api::DhtState::Off, 0),
-            state: api::NetworkState::Up,
+            state: api::NetworkState::Down,
             up: true,
+            interface: None,
         }
     }
 }

@@ -44,6 +44,7 @@ pub mod path;
 pub mod peer;
 pub mod peers;
 pub mod publisher;
+pub mod rate;
 pub mod reach;
 pub mod tags;
 pub mod writes;
@@ -51,6 +52,7 @@ pub mod writes;
 mod admission;
 mod control;
 mod founding;
+mod clients;
 mod ping;
 mod requests;
 mod sessions;
@@ -65,7 +67,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::api;
-use crate::identity::{Identity, RootSecret};
+use crate::identity::{Identity, NetworkId, RootSecret, WgSecret};
 use crate::membership::{DeviceName, UnixTime};
 use crate::wire::record::NetworkSecret;
 use clock::WallClock;
@@ -78,13 +80,13 @@ use key::PeerKey;
 use lan::Beacons;
 use ledger::Ledger;
 use peers::Peers;
-use ping::Pings;
+use clients::Clients;
 use publisher::Publisher;
 use reach::Reachability;
 use tags::Tags;
 use writes::Writes;
 
-pub use founding::{Found, JoinError, Saved};
+pub use founding::{Found, FoundError, Intent, Saved};
 
 /// One network, as this device sees it.
 pub struct Mesh {
@@ -101,12 +103,16 @@ pub struct Mesh {
     beacons: Beacons,
     gossip: Gossip,
     joins: Joins,
-    pings: Pings,
+    clients: Clients,
     writes: Writes,
     deadlines: Deadlines<Timer>,
     outputs: VecDeque<Output>,
     last_now: Instant,
 }
+
+/// The MTU of the overlay, in bytes: IPv6's smallest, so that a sealed packet fits every path there
+/// is, PPPoE, tunnels and all.
+pub const MTU: u16 = 1280;
 
 /// What the agent decided for this network.
 #[derive(Debug, Clone)]
@@ -149,7 +155,6 @@ pub struct Me {
 }
 
 /// The side of joining that this device is on.
-#[derive(Debug)]
 enum Joins {
     /// A member: admits others, where it is an admin.
     Sponsor(Sponsor),
@@ -169,7 +174,7 @@ enum Timer {
     Beacons,
     Gossip,
     Joins,
-    Pings,
+    Clients,
     Roster,
     Tags,
     Cache,
@@ -247,9 +252,23 @@ impl Mesh {
         self.ledger.genesis().map(|genesis| genesis.name.as_str())
     }
 
-    /// The keys that bring datagrams to this network.
-    pub fn me(&self) -> &Me {
-        &self.me
+    /// The network's id.
+    pub fn network(&self) -> NetworkId {
+        *self.ledger.network()
+    }
+
+    /// The static secrets under which handshakes reach this device.
+    pub fn statics(&self) -> Vec<WgSecret> {
+        let own = self.me.identity.wg.clone();
+        match &self.joins {
+            Joins::Joiner(joiner) => vec![own, joiner.guest_secret().clone()],
+            Joins::Sponsor(_) => vec![own],
+        }
+    }
+
+    /// Whether a live member is called so.
+    pub fn knows(&self, device: &str) -> bool {
+        self.find(device).is_ok()
     }
 
     /// The generator of this network, from the seed the agent was given.

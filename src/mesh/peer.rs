@@ -38,7 +38,7 @@ pub enum Who {
     /// Whoever holds an invite, as this device sees it, which may sponsor it.
     Guest(InviteId),
     /// A guest under its new key, not admitted yet.
-    Applicant(DeviceId),
+    Applicant,
     /// A sponsor, as this device sees it, which wants to join: under the guest key.
     Sponsor,
     /// A sponsor, under the new key of this device.
@@ -107,7 +107,7 @@ impl Peer {
     pub fn device(&self) -> Option<DeviceId> {
         match self.who {
             Who::Member(device) => Some(device),
-            Who::Guest(_) | Who::Applicant(_) | Who::Sponsor | Who::Admitter => None,
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
         }
     }
 

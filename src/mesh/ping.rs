@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
+use rand::RngExt;
 
 use super::event::RequestId;
 use super::peer::Peer;
 use super::*;
 use crate::api::{ErrorKind, PingSummary, Pong, Response, SCHEMA};
 use crate::identity::DeviceId;
-use crate::wire::control::Control;
 
 /// Between two probes, as ping(8) has it.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +71,7 @@ impl Mesh {
         if device == self.me.identity.id.public() {
             return Some(Response::error(ErrorKind::Usage, "that is this device itself"));
         }
-        if self.pings.series.len() >= MAX_SERIES {
+        if self.clients.pings.series.len() >= MAX_SERIES {
             return Some(Response::error(ErrorKind::Failed, "too many pings are under way"));
         }
         let give_up = now + Duration::from_millis(timeout_ms);
@@ -86,7 +85,7 @@ impl Mesh {
             round_trips: Vec::new(),
             path: None,
         };
-        self.pings.series.insert(id, series);
+        self.clients.pings.series.insert(id, series);
         self.want_member(&device, give_up, now);
         self.handle_pings(now);
         None
@@ -94,27 +93,25 @@ impl Mesh {
 
     /// The client went away.
     pub(super) fn cancel(&mut self, id: RequestId) {
-        self.pings.series.remove(&id);
-        if let Joins::Joiner(_) = self.joins {
-            self.joining.retain(|(request, _)| *request != id);
-        }
+        self.clients.pings.series.remove(&id);
+        self.clients.joining.retain(|(request, _)| *request != id);
     }
 
     /// Whatever is due.
     pub(super) fn handle_pings(&mut self, now: Instant) {
         let lost = |(_, _, since): &mut (RequestId, u32, Instant)| now >= *since + ANSWER_WITHIN;
-        let gone: Vec<_> = self.pings.flying.extract_if(.., |_, probe| lost(probe)).collect();
+        let gone: Vec<_> = self.clients.pings.flying.extract_if(.., |_, probe| lost(probe)).collect();
         for (_, (id, seq, _)) in gone {
             self.probe_ended(id, Pong { seq, rtt_ms: None, path: None }, now);
         }
-        let due: Vec<_> = self.pings.series.keys().copied().collect();
+        let due: Vec<_> = self.clients.pings.series.keys().copied().collect();
         for id in due {
             self.advance_series(id, now);
         }
     }
 
     fn advance_series(&mut self, id: RequestId, now: Instant) {
-        let Some(series) = self.pings.series.get_mut(&id) else { return };
+        let Some(series) = self.clients.pings.series.get_mut(&id) else { return };
         if now >= series.give_up {
             return self.end_series(id);
         }
@@ -134,20 +131,20 @@ impl Mesh {
         series.next = now + INTERVAL;
         series.sent += 1;
         let token = self.rng.random();
-        self.pings.flying.insert(token, (id, series.sent, now));
-        self.tell(key, &Control::Ping { token }, now);
+        self.clients.pings.flying.insert(token, (id, series.sent, now));
+        self.probe(key, token, now);
     }
 
     /// An answer came through the tunnel.
     pub(super) fn handle_pong(&mut self, from: PeerKey, token: u64, now: Instant) {
-        let Some((id, seq, since)) = self.pings.flying.remove(&token) else { return };
+        let Some((id, seq, since)) = self.clients.pings.flying.remove(&token) else { return };
         let rtt = now.duration_since(since).as_secs_f64() * 1000.0;
         let path = self.peers.get(from).and_then(Peer::path_status);
         self.probe_ended(id, Pong { seq, rtt_ms: Some(rtt), path }, now);
     }
 
     fn probe_ended(&mut self, id: RequestId, pong: Pong, now: Instant) {
-        let Some(series) = self.pings.series.get_mut(&id) else { return };
+        let Some(series) = self.clients.pings.series.get_mut(&id) else { return };
         if let Some(rtt) = pong.rtt_ms {
             series.round_trips.push(rtt);
             series.path = pong.path.clone();
@@ -155,7 +152,7 @@ impl Mesh {
         let kind = pong.path.as_ref().map(|path| path.kind);
         let direct = matches!(kind, Some(api::PathKind::Direct | api::PathKind::Lan));
         let all_out = series.count.is_some_and(|count| series.sent >= count);
-        let flying = self.pings.flying.values().any(|(owner, _, _)| *owner == id);
+        let flying = self.clients.pings.flying.values().any(|(owner, _, _)| *owner == id);
         let done = (series.until_direct && direct) || (all_out && !flying) || now >= series.give_up;
         self.reply(id, Response::Pong(pong));
         if done {
@@ -164,8 +161,8 @@ impl Mesh {
     }
 
     fn end_series(&mut self, id: RequestId) {
-        let Some(series) = self.pings.series.remove(&id) else { return };
-        self.pings.flying.retain(|_, (owner, _, _)| *owner != id);
+        let Some(series) = self.clients.pings.series.remove(&id) else { return };
+        self.clients.pings.flying.retain(|_, (owner, _, _)| *owner != id);
         let trips = &series.round_trips;
         let fold = |pick: fn(f64, f64) -> f64| trips.iter().copied().reduce(pick);
         let member = self.ledger.roster().get(&series.device);

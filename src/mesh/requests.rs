@@ -1,31 +1,36 @@
 //! What local clients ask of one network, and the acts that follow.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rand::Rng;
+use rand::RngExt;
 use zeroize::Zeroizing;
 
-use super::control::Farewell;
 use super::event::{Output, Persist, RequestId};
 use super::founding::Intent;
 use super::writes::{Act, Then};
 use super::*;
 use crate::api::{ErrorKind, Request, Response, SCHEMA};
 use crate::membership::invite::Hint;
-use crate::membership::op::InviteOpen;
+use crate::membership::policy::{MAX_REASON_LEN, clean_reason};
+use crate::wire::control::Goodbye;
 use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
 
 /// The longest life of an invite, in seconds (PROTOCOL: 7 days).
 const MAX_INVITE_LIFE: u64 = 7 * 86_400;
 
-/// The longest reason of a revocation, in bytes: it stands in every log for ever.
-const MAX_REASON: usize = 200;
+/// How long a first invite waits for this device's public addresses, which make a join quick.
+const GATHER_TIME: Duration = Duration::from_millis(1500);
+
+/// The life of the invite that `create` prints, in seconds: a day.
+const FIRST_INVITE_LIFE: u64 = 86_400;
 
 impl Mesh {
     pub(super) fn handle_request(&mut self, id: RequestId, request: Request, now: Instant) {
         let answer = match request {
-            Request::Join { .. } => self.attach_join(id, now),
+            Request::Join { timeout_ms, .. } => {
+                self.attach_join(id, Duration::from_millis(timeout_ms), now)
+            }
             Request::Leave { .. } => self.leave(id, now),
             Request::Up { .. } => self.switch(id, true, now),
             Request::Down { .. } => self.switch(id, false, now),
@@ -111,16 +116,7 @@ impl Mesh {
         now: Instant,
     ) -> Option<Response> {
         let invite = Invite::new(*self.ledger.network(), self.rng.random(), self.hints());
-        let keys = invite.keys();
-        let open = InviteOpen {
-            invite: keys.id,
-            ik: keys.ik.public(),
-            gk: keys.gk.public(),
-            rv: *keys.rv,
-            expires: UnixTime(self.unix(now).0 + expires_s),
-            admin: false,
-            name,
-        };
+        let open = invite.open(UnixTime(self.unix(now).0 + expires_s), false, name);
         let then = Then::Invited { request, token: invite.token(), created };
         self.act(OpBody::InviteOpen(open), then, now).err()
     }
@@ -151,8 +147,8 @@ impl Mesh {
             return Some(Response::error(ErrorKind::Failed, text));
         }
         let reason = reason.unwrap_or_default();
-        if reason.len() > MAX_REASON {
-            let text = format!("a reason has at most {MAX_REASON} bytes");
+        if reason.len() > MAX_REASON_LEN {
+            let text = format!("a reason has at most {MAX_REASON_LEN} bytes");
             return Some(Response::error(ErrorKind::Usage, text));
         }
         let Some(secret) = &self.me.secret else {
@@ -160,7 +156,7 @@ impl Mesh {
         };
         let body = OpBody::Revoke {
             device: member.id,
-            reason,
+            reason: clean_reason(&reason),
             knet_generation: secret.generation,
             knet_hash: crate::identity::hash(secret.key()),
         };
@@ -187,14 +183,17 @@ impl Mesh {
         if self.writes.is_signing() {
             return refuse(ErrorKind::Failed, "another change is being written; try again");
         }
-        let op = self.ledger.next(Author::Admin(admin.public()), self.unix(now), body);
-        SignedOp::sign_admin(&op, admin, self.ledger.network())
-            .map_err(|error| Response::error(ErrorKind::Failed, format!("cannot sign: {error}")))
+        let cannot = |error: &dyn std::fmt::Display| {
+            Response::error(ErrorKind::Failed, format!("cannot sign: {error}"))
+        };
+        let author = Author::Admin(admin.public());
+        let op = self.ledger.next(author, self.unix(now), body).map_err(|e| cannot(&e))?;
+        SignedOp::sign_admin(&op, admin, self.ledger.network()).map_err(|e| cannot(&e))
     }
 
     /// Leaves for good: says goodbye, then forgets everything.
     fn leave(&mut self, id: RequestId, now: Instant) -> Option<Response> {
-        self.say_farewell(Farewell::Leaving, now);
+        self.say_goodbye(Goodbye::Leaving, now);
         self.outputs.push_back(Output::UnmapPort);
         self.outputs.push_back(Output::Configure(None));
         self.outputs.push_back(Output::Forget);
@@ -229,14 +228,21 @@ impl Mesh {
         if let Err(error) = result {
             return self.undo(act.then, &error);
         }
+        let ids: Vec<_> = act.ops.iter().map(Verified::id).collect();
         for op in act.ops {
             // The bounds were not reached when the op was signed a moment ago; if they are now,
             // the op is on disk and the next start reports it.
             let _ = self.ledger.append(op);
         }
-        self.roster_changed(now);
+        if !ids.is_empty() {
+            self.gossip.inserted(&ids, None, self.ledger.logs(), now);
+            self.roster_changed(now);
+        }
         match act.then {
-            Then::Founded { request, invite: true } => self.invite_when_reachable(request, now),
+            Then::Founded { request, invite: true } => {
+                self.begin(&[], now);
+                self.clients.founding = Some((request, now + GATHER_TIME));
+            }
             Then::Founded { request, invite: false } => {
                 self.begin(&[], now);
                 let created = self.created(None, now);
@@ -246,24 +252,42 @@ impl Mesh {
             Then::Revoked { request } | Then::Switched { request } => {
                 self.reply(request, Response::Done);
             }
-            Then::Admitted { invite, device, peer } => self.admitted(invite, device, peer, now),
-            Then::Prepared { request } => {
-                self.attach_join(request, now).map(|answer| self.reply(request, answer));
-            }
+            Then::Admitted { device, peer } => self.admitted(device, peer, now),
+            Then::Prepared => self.start_joining(now),
             Then::Joined => self.joined(now),
+        }
+    }
+
+    /// The first invite: once our addresses stand, or when it has waited long enough.
+    pub(super) fn first_invite(&mut self, now: Instant) {
+        let Some((request, until)) = self.clients.founding else { return };
+        let reachable = self.reach.endpoints().iter().any(|at| is_public(at.ip()));
+        if reachable || now >= until {
+            self.clients.founding = None;
+            if let Some(refusal) = self.open_invite(request, None, FIRST_INVITE_LIFE, true, now) {
+                self.reply(request, refusal);
+            }
         }
     }
 
     fn undo(&mut self, then: Then, error: &str) {
         let request = match then {
-            Then::Founded { request, .. } | Then::Prepared { request } => {
+            Then::Founded { request, .. } => {
                 self.outputs.push_back(Output::Forget);
                 Some(request)
+            }
+            Then::Prepared => {
+                self.outputs.push_back(Output::Forget);
+                self.clients.joining.pop().map(|(request, _)| request)
             }
             Then::Invited { request, .. }
             | Then::Revoked { request }
             | Then::Switched { request } => Some(request),
-            Then::Admitted { .. } | Then::Joined => None,
+            Then::Admitted { device, .. } => {
+                self.admission_failed(&device);
+                None
+            }
+            Then::Joined => self.clients.joining.pop().map(|(request, _)| request),
         };
         if let Some(request) = request {
             let text = format!("nothing was changed: {error}");
@@ -325,11 +349,22 @@ impl Mesh {
     }
 
     pub(super) fn intent(&self) -> Persist {
-        let invite = match &self.joins {
-            Joins::Joiner(joiner) => Some(joiner.invite().token().to_string()),
+        self.intent_of(match &self.joins {
+            Joins::Joiner(joiner) => Some(joiner.invite()),
             Joins::Sponsor(_) => None,
+        })
+    }
+
+    /// What the user wants, with the invite of a join that is not finished.
+    pub(super) fn intent_of(&self, invite: Option<&Invite>) -> Persist {
+        let intent = Intent {
+            name: self.me.name.clone(),
+            up: self.me.up,
+            invite: invite.map(|invite| invite.token().to_string()),
+            interface: self.settings.interface.clone(),
+            port: self.settings.listen_port,
         };
-        Persist::Intent(Intent { name: self.me.name.clone(), up: self.me.up, invite }.encode())
+        Persist::Intent(intent.encode())
     }
 
     pub(super) fn secrets(&self) -> Persist {

@@ -4,17 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
+use rand::RngExt;
 
 use super::event::{Output, Transmit};
-use super::path::{PathAgent, PathEvent};
+use super::path::{Demand, PathAgent, PathEvent};
 use super::peer::{Peer, Who};
 use super::tags::Caller;
 use super::*;
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
 use crate::identity::{DeviceId, WgPublicKey, WgSecret};
-use crate::wire::stun::{self, CheckKey, CheckRequest};
+use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse};
 
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
 /// several round trips of a slow path, and still unnoticed by a user.
@@ -71,7 +71,9 @@ impl Mesh {
                 }
                 let key = self.peers.checked(bytes).ok_or(InputError::Stranger)?;
                 let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
-                peer.path.handle_response(from, bytes, now);
+                let response = CheckResponse::decode(bytes, peer.path.key());
+                let response = response.map_err(|_| InputError::NotAuthentic)?;
+                peer.path.handle_response(from, &response, now);
             }
         }
         Ok(())
@@ -133,10 +135,14 @@ impl Mesh {
         let tunnel = Tunnel::new(&local, &caller.remote, index)?;
         let leads = check.is_lower();
         let slot = self.slot(index, caller.who, tunnel, now);
-        let path = PathAgent::new(check, index.0, leads, self.rng.random(), now);
+        let path = {
+            let unix = self.unix(now).0;
+            PathAgent::new(check, self.rng.random(), self.surroundings(), unix, now)
+        };
         let mut peer = Peer::new(Arc::new(slot), caller.who, caller.remote, path);
         peer.leads = leads || matches!(caller.who, Who::Sponsor | Who::Admitter);
         peer.wanted_until = now + WANTED_FOR;
+        peer.path.set_demand(Demand::Warm, now);
         if let Who::Member(device) = caller.who {
             peer.path.set_remotes(&self.directory.endpoints(&device), now);
             self.directory.want(device, now);
@@ -151,7 +157,7 @@ impl Mesh {
     fn slot(&self, index: SlotIndex, who: Who, tunnel: Tunnel, now: Instant) -> PeerSlot {
         let member = match who {
             Who::Member(device) => self.ledger.roster().get(&device),
-            Who::Guest(_) | Who::Applicant(_) | Who::Sponsor | Who::Admitter => None,
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
         };
         let carries = if member.is_some() { Carries::Everything } else { Carries::ControlOnly };
         let allowed = member.map(allowed_sources).unwrap_or_default();
@@ -222,7 +228,7 @@ impl Mesh {
 
     fn handle_path_event(&mut self, key: PeerKey, event: PathEvent, now: Instant) {
         match event {
-            PathEvent::PrimaryChanged(path) => {
+            PathEvent::Validated(path) | PathEvent::PrimaryChanged(path) => {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(Some(path.endpoint));
                 let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
@@ -288,7 +294,7 @@ impl Mesh {
         match peer.who {
             Who::Member(_) => self.say_hello(key, now),
             Who::Sponsor | Who::Admitter => self.sponsor_connected(key, now),
-            Who::Guest(_) | Who::Applicant(_) => {}
+            Who::Guest(_) | Who::Applicant => {}
         }
         self.send_waiting(key, now);
         self.connections_changed(now);
@@ -322,7 +328,7 @@ impl Mesh {
 }
 
 /// The inner sources of a member: its own addresses, and what its certificate routes to it.
-fn allowed_sources(member: &crate::membership::Member) -> Vec<(IpAddr, u8)> {
+pub(super) fn allowed_sources(member: &crate::membership::Member) -> Vec<(IpAddr, u8)> {
     let ipv4 = member.ipv4.map(|address| (IpAddr::V4(address), 32));
     let ipv6 = (IpAddr::V6(member.ipv6), 128);
     std::iter::once(ipv6).chain(ipv4).chain(member.routes.iter().copied()).collect()

@@ -50,7 +50,7 @@ impl Mesh {
             (Timer::Beacons, self.beacons.poll_timeout()),
             (Timer::Gossip, self.gossip.poll_timeout()),
             (Timer::Joins, self.joins.poll_timeout()),
-            (Timer::Pings, self.pings.poll_timeout()),
+            (Timer::Clients, self.clients.poll_timeout()),
         ] {
             self.deadlines.set(timer, due);
         }

@@ -57,8 +57,11 @@ impl Tags {
     /// `caller` may not send anything any more.
     pub fn remove(&mut self, caller: &Caller) {
         if let Some(key) = self.callers.remove(caller) {
+            // A promoted guest has the same keys as the member it became.
             for tag in key.tags(self.now.0) {
-                self.by_tag.remove(&tag);
+                if self.by_tag.get(&tag) == Some(caller) {
+                    self.by_tag.remove(&tag);
+                }
             }
         }
         if self.by_remote.get(&caller.remote) == Some(caller) {

@@ -47,7 +47,10 @@ impl Mesh {
             Timer::Beacons => self.beacons.handle_timeout(now),
             Timer::Gossip => self.gossip.handle_timeout(self.ledger.logs(), now),
             Timer::Joins => self.handle_joins_due(now),
-            Timer::Pings => self.handle_pings(now),
+            Timer::Clients => {
+                self.handle_pings(now);
+                self.first_invite(now);
+            }
             Timer::Roster => self.roster_changed(now),
             Timer::Tags => self.roll_tags(now),
             Timer::Cache => self.save_cache(now),
@@ -59,11 +62,7 @@ impl Mesh {
     pub(super) fn begin(&mut self, cache: &[u8], now: Instant) {
         self.directory.load(cache, now);
         self.publisher.load(cache);
-        if let Some(secret) = &self.me.secret {
-            self.directory.set_secret(secret.clone(), now);
-            self.publisher.set_secret(secret.clone(), now);
-            self.beacons.set_secret(secret.clone(), now);
-        }
+        self.secret_known(now);
         if self.settings.port_mapping {
             self.outputs.push_back(Output::MapPort);
         }
@@ -71,6 +70,15 @@ impl Mesh {
         self.roster_changed(now);
         self.choose_neighbours(now);
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
+    }
+
+    /// K_net is known: records and beacons can be read and written.
+    pub(super) fn secret_known(&mut self, now: Instant) {
+        if let Some(secret) = &self.me.secret {
+            self.directory.set_secret(secret.clone(), now);
+            self.publisher.set_secret(secret.clone(), now);
+            self.beacons.set_secret(secret.clone(), now);
+        }
     }
 
     /// The set of ops or the time changed: who belongs follows, and is enforced at once.
@@ -182,7 +190,7 @@ impl Mesh {
         match peer.who {
             Who::Member(_) => false,
             Who::Sponsor | Who::Admitter => matches!(self.joins, Joins::Joiner(_)),
-            Who::Guest(_) | Who::Applicant(_) => peer.is_connected(),
+            Who::Guest(_) | Who::Applicant => peer.is_connected(),
         }
     }
 

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use super::event::{RequestId, Ticket};
 use super::key::PeerKey;
 use crate::identity::DeviceId;
-use crate::membership::invite::InviteId;
 use crate::membership::{SignedOp, Verified};
 
 /// What happens once a write is done.
@@ -38,18 +37,13 @@ pub enum Then {
     },
     /// A device is admitted: tell it.
     Admitted {
-        /// By this invite.
-        invite: InviteId,
         /// The device.
         device: DeviceId,
         /// The tunnel it waits behind.
         peer: PeerKey,
     },
     /// The keys of a device that wants to join are safe: it may begin.
-    Prepared {
-        /// Who asked.
-        request: RequestId,
-    },
+    Prepared,
     /// A device that was admitted knows it for good: up.
     Joined,
     /// The interface's intent is safe: answer.
