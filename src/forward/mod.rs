@@ -9,11 +9,15 @@
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
 //! * [`guard`]: who may cost us a handshake.
 //! * [`packet`]: IP headers and checksums.
+//! * [`segment`]: one TUN frame into its packets.
+//! * [`coalesce`]: received packets of a flow into one frame.
 //! * [`drops`]: why packets were dropped.
 
+pub mod coalesce;
 pub mod drops;
 pub mod guard;
 pub mod packet;
+pub mod segment;
 pub mod slot;
 pub mod table;
 pub mod tunnel;
