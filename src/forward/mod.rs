@@ -46,3 +46,6 @@ pub struct Shared<'a> {
     /// Takes what `mesh` has to answer.
     pub upcalls: &'a mut Upcalls,
 }
+
+#[cfg(test)]
+mod tests;
