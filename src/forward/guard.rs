@@ -62,6 +62,12 @@ pub struct HandshakeGuard {
     buckets: Mutex<Buckets>,
 }
 
+impl std::fmt::Debug for HandshakeGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandshakeGuard").field("keys", &self.checks.len()).finish_non_exhaustive()
+    }
+}
+
 struct Buckets {
     last_reset: Instant,
     sets: Box<[[Bucket; WAYS]; SETS]>,

@@ -126,10 +126,10 @@ impl PeerSlot {
         (ms != 0).then(|| self.born + Duration::from_millis(ms))
     }
 
-    /// Counts one authentic datagram of `bytes` on the wire.
-    pub(super) fn count_received(&self, bytes: usize, data: bool, now: Instant) {
+    /// Counts `packets` authentic datagrams of `bytes` in all, user data among them or not.
+    pub(super) fn count_received(&self, packets: usize, bytes: usize, data: bool, now: Instant) {
         let ms = self.age_ms(now);
-        self.stats.rx_packets.fetch_add(1, Ordering::Relaxed);
+        self.stats.rx_packets.fetch_add(packets as u64, Ordering::Relaxed);
         self.stats.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.stats.last_authentic_ms.store(ms, Ordering::Relaxed);
         if data {
