@@ -85,7 +85,7 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {
                 Self::default()
             }
-            Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
+            Err(reason) => return Err(ConfigError::Read { path: path.into(), reason }),
         };
         if let Some(filter) = LogFilter::from_env()? {
             config.log = filter;
@@ -114,12 +114,12 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}: {reason}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The file says something that cannot be.
     #[error("{}, {place}: {message}", path.display())]

@@ -28,18 +28,18 @@ pub enum BindError {
     #[error("{} exists and is not a socket; remove it or choose another --socket", .0.display())]
     NotASocket(PathBuf),
     /// The system refused.
-    #[error("cannot make the socket {}: {source}", path.display())]
+    #[error("cannot make the socket {}: {reason}", path.display())]
     Io {
         /// The socket.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
 /// Listens at `path`, and makes its folder where there is none.
 pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
-    let failed = |source| BindError::Io { path: path.into(), source };
+    let failed = |reason| BindError::Io { path: path.into(), reason };
     make_folder(path).map_err(failed)?;
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
@@ -87,7 +87,7 @@ fn make_folder(socket: &Path) -> io::Result<()> {
 }
 
 fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Io { path: path.into(), source };
+    let failed = |reason| BindError::Io { path: path.into(), reason };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
