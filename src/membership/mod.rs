@@ -5,7 +5,7 @@
 //! * [`certificate`]: what a `Grant` says of a device.
 //! * [`log`]: every valid op this device holds, by author, forks included.
 //! * [`roster`]: who belongs, as a pure function of that *set* of ops and the time.
-
+//! * `rules`: that function, rule by rule (R1–R7, R9, R10).
 //! * [`invite`]: the one-time token and the keys that follow from its seed.
 //! * [`policy`]: names and other texts that are checked before they are signed.
 //! * [`time`]: wall-clock time as it stands in signed things.
@@ -21,6 +21,7 @@ pub mod log;
 pub mod op;
 pub mod policy;
 pub mod roster;
+mod rules;
 pub mod time;
 
 pub use certificate::{Certificate, Flags};
