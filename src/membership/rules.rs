@@ -24,11 +24,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::certificate::Certificate;
 use super::invite::{InviteId, InviteOpen};
 use super::log::Logs;
-use super::op::{Author, Genesis, Op, OpBody, OpId, SignedOp, Verified};
+use super::op::{Author, Genesis, Op, OpBody, OpId};
 use super::policy::DeviceName;
-use super::roster::{
-    Alarm, InviteState, MAX_ADMINS, MAX_MEMBERS, MAX_OPEN_INVITES, Member, Roster, Standing,
-};
+use super::reign::Reign;
+use super::roster::{Alarm, InviteState, MAX_MEMBERS, MAX_OPEN_INVITES, Member, Roster, Standing};
 use super::time::UnixTime;
 use crate::identity::address::overlay_ipv6;
 use crate::identity::{AdminId, DeviceId, Ipv4Pool, WgPublicKey};
@@ -40,11 +39,11 @@ const CLOCK_SLACK: u64 = 86_400;
 
 /// The state that the set of ops means at `now`.
 pub(super) fn derive(genesis: &Genesis, logs: &Logs, now: UnixTime) -> Roster {
-    let reign = Reign::read(genesis, logs);
+    let reign = Reign::read(genesis.root, logs);
     let mut acts = Acts::collect(&reign, logs);
     let ineffective = std::mem::take(&mut acts.ineffective);
     let mut draft = Draft::new(&acts, now);
-    draft.roster.must_upgrade = acts.must_upgrade;
+    draft.roster.must_upgrade = reign.must_upgrade(logs);
     draft.alarms.extend(reign.alarms);
     if logs.has_refused() {
         draft.alarms.insert(Alarm::Full);
@@ -62,138 +61,6 @@ pub(super) fn derive(genesis: &Genesis, logs: &Logs, now: UnixTime) -> Roster {
     roster
 }
 
-/// Who may speak, and how far (R1, R2).
-#[derive(Default)]
-struct Reign {
-    /// Admins that are not cut.
-    admins: BTreeMap<AdminId, DeviceId>,
-    /// How far the log of each admin counts, the cut ones included.
-    chains: BTreeMap<AdminId, Chain>,
-    /// Root's ops that do not count.
-    ineffective: BTreeSet<OpId>,
-    alarms: BTreeSet<Alarm>,
-}
-
-/// How far an admin's log counts.
-enum Chain {
-    /// Up to its first fork, at most this `seq`.
-    Trunk(u64),
-    /// These ops, of which the last is the cut.
-    Ancestors(BTreeSet<OpId>),
-    /// Root cut it at this `seq`, at an op that is not held: nothing it allowed, and all it denied
-    /// so far.
-    Lost(u64),
-}
-
-impl Chain {
-    fn allows(&self, op: &Verified<SignedOp>) -> bool {
-        match self {
-            Self::Trunk(len) => op.op().seq <= *len,
-            Self::Ancestors(ids) => ids.contains(&op.id()),
-            Self::Lost(_) => false,
-        }
-    }
-
-    fn denies(&self, op: &Verified<SignedOp>) -> bool {
-        match self {
-            Self::Trunk(_) => true,
-            Self::Ancestors(ids) => ids.contains(&op.id()),
-            Self::Lost(seq) => op.op().seq <= *seq,
-        }
-    }
-
-    /// What both leave.
-    fn meet(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Ancestors(a), Self::Ancestors(b)) => {
-                Self::Ancestors(a.intersection(&b).copied().collect())
-            }
-            (Self::Lost(a), Self::Lost(b)) => Self::Lost(a.min(b)),
-            (Self::Trunk(_), chain) | (chain, Self::Trunk(_)) => chain,
-            (Self::Lost(seq), _) | (_, Self::Lost(seq)) => Self::Lost(seq),
-        }
-    }
-}
-
-impl Reign {
-    fn read(genesis: &Genesis, logs: &Logs) -> Self {
-        let root = Author::Root(genesis.root);
-        let mut reign = Self::default();
-        if logs.is_forked(root) {
-            reign.alarms.insert(Alarm::RootFork);
-        }
-        let effective = logs.trunk(root).len() as u64;
-        let mut cuts: BTreeMap<AdminId, Chain> = BTreeMap::new();
-        for op in logs.after(root, 1) {
-            if op.op().seq > effective {
-                reign.ineffective.insert(op.id());
-                continue;
-            }
-            match op.op().body {
-                OpBody::AdminAdd { admin, device } => {
-                    let counts = reign.add_admin(admin, device, cuts.contains_key(&admin));
-                    if !counts {
-                        reign.ineffective.insert(op.id());
-                    }
-                }
-                OpBody::AdminCut { admin, seq, hash } => {
-                    reign.admins.remove(&admin);
-                    let chain = ancestors(logs, admin, seq, hash);
-                    let chain = match cuts.remove(&admin) {
-                        Some(earlier) => earlier.meet(chain),
-                        None => chain,
-                    };
-                    cuts.insert(admin, chain);
-                }
-                _ => {}
-            }
-        }
-        for (admin, chain) in &mut reign.chains {
-            if let Some(cut) = cuts.remove(admin) {
-                *chain = cut;
-                continue;
-            }
-            let author = Author::Admin(*admin);
-            *chain = Chain::Trunk(logs.trunk(author).len() as u64);
-            if logs.is_forked(author) {
-                reign.alarms.insert(Alarm::AdminFork(*admin));
-            }
-        }
-        reign
-    }
-
-    /// Whether the AdminAdd counts: the first of a key that was not cut, within the bound.
-    fn add_admin(&mut self, admin: AdminId, device: DeviceId, cut: bool) -> bool {
-        if cut || self.chains.contains_key(&admin) {
-            return false;
-        }
-        if self.admins.len() >= MAX_ADMINS {
-            self.alarms.insert(Alarm::Full);
-            return false;
-        }
-        self.admins.insert(admin, device);
-        self.chains.insert(admin, Chain::Trunk(0));
-        true
-    }
-}
-
-/// The ops of `admin` that lead up to the op `hash` at `seq`, that op included.
-fn ancestors(logs: &Logs, admin: AdminId, seq: u64, hash: OpId) -> Chain {
-    let (mut ids, mut at) = (BTreeSet::new(), hash);
-    for expected in (1..=seq).rev() {
-        match logs.get(at).map(|op| (op.id(), op.op())) {
-            Some((id, Op { author, seq, prev, .. }))
-                if *author == Author::Admin(admin) && *seq == expected =>
-            {
-                ids.insert(id);
-                at = *prev;
-            }
-            _ => return Chain::Lost(seq),
-        }
-    }
-    Chain::Ancestors(ids)
-}
-
 /// What the admins did, as far as it counts (R3, R4).
 #[derive(Default)]
 struct Acts<'a> {
@@ -205,7 +72,6 @@ struct Acts<'a> {
     opened: Vec<(AdminId, &'a InviteOpen)>,
     closed: BTreeSet<InviteId>,
     ineffective: BTreeSet<OpId>,
-    must_upgrade: bool,
 }
 
 /// A Grant that counts.
@@ -249,7 +115,6 @@ impl<'a> Acts<'a> {
                 OpBody::InviteClose { invite } => {
                     acts.closed.insert(*invite);
                 }
-                OpBody::Unknown { critical: true, .. } => acts.must_upgrade = true,
                 _ => {}
             }
         }
