@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use ginnel::agent::{self, AgentOptions};
+use ginnel::api::{self, ErrorKind};
 use ginnel::cli::args::{AgentArgs, CommandLine, DhtArgs, StatusArgs, Verb};
 use ginnel::cli::{self, Exit, Failure};
 use ginnel::config::{Config, LogFilter};
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn run_agent(args: AgentArgs, socket: std::path::PathBuf) -> anyhow::Result<Exit> {
-    let config = Config::load(args.config.as_deref())?;
+    let config = Config::load(args.config.as_deref())
+        .map_err(|error| api::Error { kind: ErrorKind::Usage, message: error.to_string() })?;
     start_log(&config.log)?;
     let AgentArgs { state_dir, no_offload, .. } = args;
     agent::run(AgentOptions { config, state_dir, socket, offload: !no_offload })?;

@@ -315,15 +315,15 @@ fn completions_are_made_for_every_shell() {
 }
 
 #[test]
-fn a_named_configuration_that_is_missing_or_wrong_ends_with_1_and_its_place() {
+fn a_named_configuration_that_is_missing_or_wrong_ends_with_2_and_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ginnel.toml");
     let run = || ginnel(Path::new("/nonexistent"), &format!("agent --config {}", file.display()));
     let output = run();
-    assert!(code(&output) == 1 && text(&output.stderr).contains("No such file"), "{output:?}");
+    assert!(code(&output) == 2 && text(&output.stderr).contains("No such file"), "{output:?}");
     std::fs::write(&file, "[agent]\nprot = 1\n").unwrap();
     let output = run();
-    assert_eq!(code(&output), 1);
+    assert_eq!(code(&output), 2);
     assert!(
         text(&output.stderr).contains("ginnel.toml, line 2, agent.prot: unknown"),
         "{output:?}"
