@@ -1,12 +1,13 @@
 //! Joining, from both sides: what the [join machines](super::join) want done with tunnels, ops and
 //! files.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Output, Persist, RequestId};
-use super::join::{Admission, Channel, JoinerEvent, Shown, SponsorEvent, unique_name};
+use super::join::{Admission, Channel, Guest, JoinerEvent, Shown, SponsorEvent, unique_name};
 use super::peer::Who;
 use super::tags::Caller;
 use super::writes::{Act, Then};
@@ -14,9 +15,13 @@ use super::*;
 use crate::api::{ErrorKind, JoinStage, Joined, Response, SCHEMA, Stage};
 use crate::forward::{Carries, PeerSlot};
 use crate::identity::{DeviceId, WgPublicKey};
+use crate::membership::invite::InviteId;
 use crate::membership::{Logs, OpBody};
 use crate::wire::control::{Control, Secret};
 use crate::wire::record::Rendezvous;
+
+/// For how long after it was opened an invite's device is looked for every few seconds.
+const FRESH_INVITE: u64 = 600;
 
 impl Mesh {
     /// The keys are safe: looks for sponsors at the hints, on the local network and in the DHT.
@@ -26,10 +31,11 @@ impl Mesh {
             self.outputs.push_back(Output::MapPort);
         }
         let Joins::Joiner(joiner) = &self.joins else { return };
-        let (hints, rv) = (joiner.invite().hints.clone(), joiner.rendezvous());
-        self.directory.seek_sponsors(rv.clone(), now);
-        self.publisher.seek(rv.clone(), now);
-        self.beacons.seek(&rv, now);
+        let (hints, keys) = (joiner.invite().hints.clone(), joiner.invite().keys());
+        let rv = Rendezvous::new(*keys.rv);
+        self.directory.seek_sponsors(keys.id, &rv, now);
+        self.publisher.seek(keys.id, &rv, now);
+        self.beacons.seek(keys.id, &rv, now);
         for hint in hints {
             self.meet_sponsor(hint.wg, &[hint.address], now);
         }
@@ -270,9 +276,7 @@ impl Mesh {
             }
         }
         self.gossip = self.new_gossip();
-        self.directory.stop_seeking(now);
-        self.publisher.stop_seeking(now);
-        self.beacons.stop_seeking(now);
+        self.stop_seeking(&joiner.invite().keys().id, now);
         let admitters: Vec<_> =
             self.peers.of(&Who::Admitter).map(|peer| (peer.key, peer.remote)).collect();
         for (key, remote) in admitters {
@@ -343,12 +347,11 @@ impl Mesh {
     /// try is the same device; otherwise nothing is left behind.
     fn join_failed(&mut self, error: api::Error, now: Instant) {
         let Joins::Joiner(joiner) = &self.joins else { return };
+        let invite = joiner.invite().keys().id;
         let kept = joiner.stage() >= Stage::Requested && error.kind == ErrorKind::Unreachable;
         let keys: Vec<_> = self.peers.iter().map(|peer| peer.key).collect();
         keys.into_iter().for_each(|key| self.drop_peer(key, now));
-        self.directory.stop_seeking(now);
-        self.publisher.stop_seeking(now);
-        self.beacons.stop_seeking(now);
+        self.stop_seeking(&invite, now);
         for (request, _) in std::mem::take(&mut self.clients.joining) {
             self.reply(request, Response::Error(error.clone()));
         }
@@ -379,14 +382,42 @@ impl Mesh {
             .collect();
         stale.iter().for_each(|caller| self.forbid(caller, now));
         callers.into_iter().for_each(|caller| self.allow(caller));
-        let open: Vec<_> = guests
-            .into_iter()
-            .filter(|guest| guest.open)
-            .map(|guest| (guest.invite, Rendezvous::new(guest.rv)))
-            .collect();
-        self.directory.seek_joiners(&open, now);
-        self.publisher.sponsor(&open, now);
-        self.beacons.sponsor(&open, now);
+        self.meet_at_invites(&guests, now);
+    }
+
+    /// Where an invite's device and its sponsors find each other: kept for as long as it is open.
+    fn meet_at_invites(&mut self, guests: &[Guest], now: Instant) {
+        let open: BTreeSet<_> =
+            guests.iter().filter(|guest| guest.open).map(|guest| guest.invite).collect();
+        let over: Vec<_> = self.meeting.difference(&open).copied().collect();
+        for invite in over {
+            self.stop_seeking(&invite, now);
+        }
+        let wg = self.me.identity.wg.public();
+        let unix = self.unix(now);
+        for guest in guests.iter().filter(|guest| guest.open && !self.meeting.contains(&guest.invite)) {
+            let rv = Rendezvous::new(guest.rv);
+            // After a restart an invite is only fresh if it could have been made just now.
+            let fresh = self.is_fresh(&guest.invite, unix);
+            self.directory.seek_joiner(guest.invite, &rv, fresh, now);
+            self.publisher.sponsor(guest.invite, &rv, wg, now);
+            self.beacons.sponsor(guest.invite, &rv, now);
+        }
+        self.meeting = open;
+    }
+
+    /// Whether the invite was opened within the time in which a joiner is likely at the door.
+    fn is_fresh(&self, invite: &InviteId, now: UnixTime) -> bool {
+        self.ledger.logs().iter().any(|op| {
+            let opened = matches!(&op.op().body, OpBody::InviteOpen(open) if open.invite == *invite);
+            opened && op.op().time.0 + FRESH_INVITE > now.0
+        })
+    }
+
+    fn stop_seeking(&mut self, invite: &InviteId, now: Instant) {
+        self.directory.stop_seeking(invite, now);
+        self.publisher.stop_seeking(invite, now);
+        self.beacons.stop_seeking(invite, now);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand::RngExt;
 
 use super::event::{Output, Transmit};
+use super::directory::Source;
 use super::greeting::Ends;
 use super::peer::{Peer, Who};
 use super::*;
@@ -167,7 +168,7 @@ impl Mesh {
 
     /// Where a peer says that it is.
     fn hear_endpoints(&mut self, key: PeerKey, device: DeviceId, at: &Endpoints, now: Instant) {
-        self.directory.note_told(device, &at.endpoints, now);
+        self.directory.accept(device, &at.endpoints, Source::Gossip, now);
         if let Some(peer) = self.peers.touch(key) {
             peer.path.set_remotes(&at.endpoints, now);
         }

@@ -1,6 +1,6 @@
 //! How a [`Mesh`] comes to be: a network founded here, an invite taken up, or a restart.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
@@ -262,11 +262,12 @@ impl Mesh {
             peers: Peers::starting_at(rng.next_u32()),
             tags: Tags::default(),
             reach: Reachability::new(settings.listen_port, rng.random(), now),
-            directory: Directory::new(unix, rng.random(), now),
+            directory: Directory::new(StdRng::from_seed(rng.random()), now),
             publisher: Publisher::new(me.identity.id.clone(), unix, rng.random(), now),
             beacons: Beacons::new(me.identity.id.public(), settings.listen_port, unix, rng.random(), now),
             gossip,
             joins,
+            meeting: BTreeSet::new(),
             clients: Clients::default(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
@@ -278,7 +279,7 @@ impl Mesh {
             me,
             ledger,
         };
-        mesh.roll_tags(now);
+        mesh.set_wall(unix, now);
         mesh
     }
 
@@ -329,6 +330,7 @@ impl Me {
             state: api::NetworkState::Down,
             up: true,
             interface: None,
+            cached: Cache::default(),
         }
     }
 }

@@ -60,7 +60,7 @@ mod settle;
 mod status;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -68,6 +68,7 @@ use rand::rngs::StdRng;
 
 use crate::api;
 use crate::identity::{Identity, NetworkId, RootSecret, WgSecret};
+use crate::membership::invite::InviteId;
 use crate::membership::{DeviceName, UnixTime};
 use crate::wire::record::NetworkSecret;
 use clock::WallClock;
@@ -103,6 +104,8 @@ pub struct Mesh {
     beacons: Beacons,
     gossip: Gossip,
     joins: Joins,
+    /// The invites at whose rendezvous this device waits.
+    meeting: BTreeSet<InviteId>,
     clients: Clients,
     writes: Writes,
     deadlines: Deadlines<Timer>,
@@ -152,6 +155,23 @@ pub struct Me {
     pub up: bool,
     /// How the interface looks now; `None` is off.
     pub interface: Option<InterfaceConfig>,
+    /// What the cache on disk holds.
+    pub cached: Cache,
+}
+
+/// What makes a start quick, and may be lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Cache {
+    /// Of the [`Directory`].
+    pub devices: Vec<u8>,
+    /// Of the [`Publisher`].
+    pub published: Vec<u8>,
+}
+
+impl Cache {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
 }
 
 /// The side of joining that this device is on.

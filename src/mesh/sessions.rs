@@ -9,6 +9,7 @@ use rand::RngExt;
 use super::event::{Output, Transmit};
 use super::path::{Demand, PathAgent, PathEvent};
 use super::peer::{Peer, Who};
+use super::directory::Source;
 use super::tags::Caller;
 use super::*;
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
@@ -144,7 +145,7 @@ impl Mesh {
         peer.wanted_until = now + WANTED_FOR;
         peer.path.set_demand(Demand::Warm, now);
         if let Who::Member(device) = caller.who {
-            peer.path.set_remotes(&self.directory.endpoints(&device), now);
+            peer.path.set_remotes(&self.directory.endpoints(&device, now), now);
             self.directory.want(device, now);
         }
         let key = peer.key;
@@ -238,7 +239,7 @@ impl Mesh {
                     self.deadlines.set(Timer::Peer(key), due);
                 }
                 if let Some(device) = peer.device() {
-                    self.directory.note_working(device, path.endpoint, now);
+                    self.directory.accept(device, &[path.endpoint], Source::Gossip, now);
                 }
             }
             PathEvent::Lost => {
