@@ -204,7 +204,7 @@ fn split_frame(frame: &[u8]) -> usize {
 fn a_plain_device_sends_and_gets_bare_packets() {
     let (mut a, mut b) = connected();
     a.egress = Egress::new(false);
-    b.ingress.set_merge(Merge::Nothing);
+    b.ingress.set_merge(Merge::Plain);
     let packets: Vec<_> = (0..3).map(|i| build(A.1, B.1, TCP, &[i; 99])).collect();
     let batches = a.send(&packets);
     let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
