@@ -18,6 +18,7 @@ use crate::identity::{AdminSecret, IdSecret, NetworkId, RootId, RootSecret, WgSe
 use crate::membership::certificate::CERTIFICATE_LIFETIME;
 use crate::membership::log::PenError;
 use crate::membership::op::{self, Certificate, Flags, GenesisPool, OpError};
+use crate::wire::saved::{Cache, Intent};
 use crate::membership::{Author, Genesis, Invite, Logs, OpBody, SignedOp, Verified};
 
 /// How long a join that a restart interrupted is tried again: nobody waits at a prompt any more.
@@ -59,33 +60,6 @@ pub struct Saved {
     pub cache: Vec<u8>,
     /// Name, on or off, and the invite of an unfinished join.
     pub intent: Intent,
-}
-
-/// What the user wants of this network.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Intent {
-    /// The name this device asked for.
-    pub name: DeviceName,
-    /// Whether the interface shall be on.
-    pub up: bool,
-    /// The token of a join that is not finished.
-    pub invite: Option<String>,
-    /// The name of the interface.
-    pub interface: String,
-    /// The UDP port, which NATs on the way know.
-    pub port: u16,
-}
-
-impl Intent {
-    /// The file form.
-    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(postcard::to_allocvec(self).expect("an intent has no unserializable part"))
-    }
-
-    /// Reads the file form.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
-    }
 }
 
 /// Why a network could not be founded.

@@ -71,6 +71,7 @@ use crate::identity::{Identity, NetworkId, RootSecret, WgSecret};
 use crate::membership::invite::InviteId;
 use crate::membership::{DeviceName, UnixTime};
 use crate::wire::record::NetworkSecret;
+use crate::wire::saved::Cache;
 use clock::WallClock;
 use deadlines::Deadlines;
 use directory::Directory;
@@ -87,7 +88,7 @@ use reach::Reachability;
 use tags::Tags;
 use writes::Writes;
 
-pub use founding::{Found, FoundError, Intent, Saved};
+pub use founding::{Found, FoundError, Saved};
 
 /// One network, as this device sees it.
 pub struct Mesh {
@@ -157,21 +158,6 @@ pub struct Me {
     pub interface: Option<InterfaceConfig>,
     /// What the cache on disk holds.
     pub cached: Cache,
-}
-
-/// What makes a start quick, and may be lost.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Cache {
-    /// Of the [`Directory`].
-    pub devices: Vec<u8>,
-    /// Of the [`Publisher`].
-    pub published: Vec<u8>,
-}
-
-impl Cache {
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
-    }
 }
 
 /// The side of joining that this device is on.

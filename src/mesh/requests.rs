@@ -7,13 +7,13 @@ use rand::RngExt;
 use zeroize::Zeroizing;
 
 use super::event::{Output, Persist, RequestId};
-use super::founding::Intent;
 use super::writes::{Act, Then};
 use super::*;
 use crate::api::{ErrorKind, Request, Response, SCHEMA};
 use crate::membership::invite::Hint;
 use crate::membership::policy::{MAX_REASON_LEN, clean_reason};
 use crate::wire::control::Goodbye;
+use crate::wire::saved::Intent;
 use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
 
 /// The longest life of an invite, in seconds (PROTOCOL: 7 days).

@@ -318,8 +318,7 @@ impl Mesh {
     fn save_cache(&mut self, now: Instant) {
         let cache = Cache { devices: self.directory.export(now), published: self.publisher.export() };
         if cache != self.me.cached {
-            let file = postcard::to_allocvec(&cache).expect("a cache is two byte strings");
-            self.outputs.push_back(Output::Persist(vec![Persist::Cache(file)], None));
+            self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache.encode())], None));
             self.me.cached = cache;
         }
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
