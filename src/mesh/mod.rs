@@ -1,2 +1,5 @@
 //! SKELETON (lead owns).
+pub mod cadence;
+pub mod directory;
 pub mod event;
+pub mod wall;
