@@ -26,6 +26,7 @@
 
 mod bell;
 mod body;
+mod cache;
 mod endpoints;
 mod rendezvous;
 
@@ -34,6 +35,10 @@ use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 
 pub use bell::{Bell, MAX_RINGERS, Ring, bell_epoch, bell_key};
 pub use body::{Record, RecordBody, device_epoch, record_key};
+pub use cache::{
+    CachedDevice, MAX_CACHED_DEVICES, MAX_CACHED_SEQS, decode_devices, decode_seqs, encode_devices,
+    encode_seqs,
+};
 pub use endpoints::{AddressKind, MAX_ENDPOINTS, acceptable};
 pub use rendezvous::{MAX_SPONSORS, Meeting, Rendezvous, Seat};
 
