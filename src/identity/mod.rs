@@ -5,10 +5,11 @@
 //! can choose and everybody can check.
 
 pub mod address;
+pub mod blind;
 pub mod keys;
 
 pub use address::{Ipv4Pool, NetworkAddresses};
 pub use keys::{
-    AdminId, AdminSecret, DeviceId, IdSecret, Identity, IdentityError, InviteKey, InviteSecret, NetworkId, RootId,
-    RootSecret, Signature, WgPublicKey, WgSecret, hash, kdf,
+    AdminId, AdminSecret, DeviceId, IdSecret, Identity, IdentityError, InviteKey, InviteSecret,
+    NetworkId, RootId, RootSecret, Signature, WgPublicKey, WgSecret, hash, kdf,
 };

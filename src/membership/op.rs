@@ -1,158 +1,188 @@
-//! SKELETON (helper `membership` owns and completes this file).
-use std::net::Ipv4Addr;
+//! An act of an author, signed and chained to the one before it.
+//!
+//! # Bytes
+//! What is signed, all integers big-endian:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | author: 0 root, 1 admin |
+//! | 32 | the author's Ed25519 key |
+//! | 8 | `seq`, 1 for the author's first |
+//! | 32 | `prev`, the id of the op before it; zeros for the first |
+//! | 8 | `time`, Unix seconds by the author's clock |
+//! | 1 | kind |
+//! | 1 | flags: bit 0 critical, the others zero |
+//! | ≤ 900 | body |
+//!
+//! The signature is the author's, of type `op`; the wire form is `signature 64 ‖ these bytes`. The
+//! id of an op is `H(these bytes)`, without the signature. An op is kept and passed on as it was
+//! received, never encoded again.
+//!
+//! The kinds and their bodies are those of [`OpBody`]; [`SignedOp`] is the wire form.
 
 use serde::{Deserialize, Serialize};
 
-use super::invite::InviteId;
-use super::policy::DeviceName;
-use crate::identity::{AdminId, AdminSecret, DeviceId, IdSecret, InviteKey, Ipv4Pool, NetworkId, RootId, RootSecret, Signature, WgPublicKey, WgSecret};
+use super::policy::is_clean_reason;
+use crate::identity::{AdminId, NetworkId, RootId};
 
-/// Seconds since 1970-01-01 UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
-pub struct UnixTime(pub u64);
+pub use super::body::OpBody;
+pub use super::certificate::{Certificate, Flags, bind};
+pub use super::genesis::{Genesis, GenesisPool};
+pub use super::invite::InviteOpen;
+pub use super::signed::{MAX_WIRE_LEN, SignedOp, Unverified, Verified};
+pub use super::time::UnixTime;
 
-impl UnixTime {
-    /// RFC 3339, whole seconds, `Z`.
-    pub fn rfc3339(self) -> String { todo!() }
-}
+/// The longest body, in bytes: with header, signature and the framing of a control message it fits
+/// one packet of 1,232 bytes.
+pub const MAX_BODY_LEN: usize = 900;
 
-/// What a network is: fixed for ever; its hash is the network's id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Genesis {
-    pub version: u8,
-    pub root: RootId,
-    pub created: UnixTime,
-    pub salt: [u8; 16],
-    pub ipv4_pool: GenesisPool,
-    /// DNS label
-    pub name: DeviceName,
-}
+/// The length of what is before the body, in bytes: 1 + 32 + 8 + 32 + 8 + 1 + 1.
+const HEADER_LEN: usize = 83;
 
-/// The network's choice of IPv4 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GenesisPool { Default, None, Named(Ipv4Pool) }
+/// The longest text that is signed, in bytes.
+pub(super) const MAX_OP_LEN: usize = HEADER_LEN + MAX_BODY_LEN;
 
-impl Genesis {
-    pub fn encode(&self) -> Vec<u8> { todo!() }
-    /// Hard cap 256 bytes; trailing bytes are an error.
-    pub fn decode(_bytes: &[u8]) -> Result<Self, OpError> { todo!() }
-    /// H(encoded)
-    pub fn network_id(&self) -> NetworkId { todo!() }
-    /// The pool in force (the default one is computed from the network id).
-    pub fn pool(&self) -> Option<Ipv4Pool> { todo!() }
-}
-
-/// Who wrote an op.
+/// Who wrote an op. Root comes first in every order, so that a reader of logs knows an admin before
+/// it reads what that admin wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Author { Root(RootId), Admin(AdminId) }
+pub enum Author {
+    /// The network's root.
+    Root(RootId),
+    /// An admin.
+    Admin(AdminId),
+}
 
-/// H of the op's signed bytes, without the signature.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+/// `H` of the op's signed bytes, without the signature.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OpId(pub [u8; 32]);
+
+impl OpId {
+    /// Stands where there is no op: before the first of a log.
+    pub const NONE: Self = Self([0; 32]);
+}
+
+impl std::fmt::Debug for OpId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpId({}…)", data_encoding::HEXLOWER.encode(&self.0[..5]))
+    }
+}
 
 /// One act.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
+    /// Who wrote it.
     pub author: Author,
     /// 1 for the first of its author.
     pub seq: u64,
-    /// The op before it in the author's log; zeros for the first.
+    /// The op before it in the author's log; [`OpId::NONE`] for the first.
     pub prev: OpId,
     /// By the author's clock.
     pub time: UnixTime,
+    /// What it does.
     pub body: OpBody,
 }
 
-/// What an op does. Unknown kinds are kept byte for byte (R9): (kind, critical, bytes).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OpBody {
-    AdminAdd { admin: AdminId, device: DeviceId },
-    AdminCut { admin: AdminId, seq: u64, hash: OpId },
-    Grant(Box<Certificate>),
-    Revoke { device: DeviceId, reason: String, knet_generation: u32, knet_hash: [u8; 32] },
-    InviteOpen(InviteOpen),
-    InviteClose { invite: InviteId },
-    Unknown { kind: u8, critical: bool, bytes: Vec<u8> },
-}
-
-/// A device's certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Certificate {
-    pub id: DeviceId,
-    pub wg: WgPublicKey,
-    pub name: DeviceName,
-    pub ipv4: Option<Ipv4Addr>,
-    pub groups: Vec<DeviceName>,
-    pub routes: Vec<(std::net::IpAddr, u8)>,
-    pub flags: Flags,
-    pub not_before: UnixTime,
-    pub not_after: UnixTime,
-    pub invite: Option<InviteId>,
-    /// The device's own consent to this pair of keys: `id` signs `wg`, and ... (define exactly)
-    pub bind_sig: Signature,
-}
-
-/// What a device may do beside being a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Flags { pub relay: bool, pub exit: bool, pub sponsor: bool }
-
-/// An invite, as its admin announces it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InviteOpen {
-    pub invite: InviteId,
-    pub ik: InviteKey,
-    pub gk: WgPublicKey,
-    /// The rendezvous secret.
-    pub rv: [u8; 32],
-    pub expires: UnixTime,
-    /// The joining device becomes an admin.
-    pub admin: bool,
-    pub name: Option<DeviceName>,
-}
-
-/// Makes `bind_sig` of a certificate.
-pub fn bind(_id: &IdSecret, _wg: &WgPublicKey, _network: &NetworkId) -> Signature { todo!() }
-
-/// A signed op in its wire form, not yet checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedOp { pub bytes: Vec<u8>, pub signature: Signature }
-
-/// The longest wire form of a signed op, in bytes; it fits one control message.
-pub const MAX_WIRE_LEN: usize = 1100;
-
-impl SignedOp {
-    pub fn encode(&self) -> Vec<u8> { todo!() }
-    pub fn decode(_bytes: &[u8]) -> Result<Unverified<SignedOp>, OpError> { todo!() }
-    pub fn sign_admin(_op: &Op, _key: &AdminSecret, _network: &NetworkId) -> Result<Verified<SignedOp>, OpError> { todo!() }
-    pub fn sign_root(_op: &Op, _key: &RootSecret, _network: &NetworkId) -> Result<Verified<SignedOp>, OpError> { todo!() }
-}
-
-/// Something from outside, of which only the form was checked.
-#[derive(Debug, Clone)]
-pub struct Unverified<T>(T);
-
-/// Something of which the signature was checked. Only `verify` and the signer make it.
-#[derive(Debug, Clone)]
-pub struct Verified<T> { inner: T, id: OpId, op: Op }
-
-impl Unverified<SignedOp> {
-    pub fn verify(self, _network: &NetworkId) -> Result<Verified<SignedOp>, OpError> { let _ = self.0; todo!() }
-}
-
-impl Verified<SignedOp> {
-    pub fn id(&self) -> OpId { self.id }
-    pub fn op(&self) -> &Op { &self.op }
-    pub fn signed(&self) -> &SignedOp { &self.inner }
-}
-
 /// Why bytes are not an op.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
-    #[error("malformed")]
+    /// Cut short, bytes too many, or a value that cannot be.
+    #[error("it is malformed")]
     Malformed,
-    #[error("the signature does not verify")]
+    /// The signature, or a device's consent inside, is not of that key, network and text.
+    #[error("its signature does not verify")]
     Signature,
-    #[error("too long")]
+    /// Longer than any op.
+    #[error("it is too long")]
     TooLong,
+    /// This author may not write this kind, or the key is not the author's.
+    #[error("its author may not do this")]
+    Author,
 }
-#[allow(unused)] fn _unused(_: WgSecret) {}
+
+impl Op {
+    /// The bytes that are signed.
+    ///
+    /// # Errors
+    /// As [`SignedOp::decode`] would refuse them.
+    pub fn encode(&self) -> Result<Vec<u8>, OpError> {
+        let (tag, key) = match self.author {
+            Author::Root(RootId(key)) => (0, key),
+            Author::Admin(AdminId(key)) => (1, key),
+        };
+        let mut out = Vec::with_capacity(HEADER_LEN + 256);
+        out.push(tag);
+        out.extend_from_slice(&key);
+        out.extend_from_slice(&self.seq.to_be_bytes());
+        out.extend_from_slice(&self.prev.0);
+        out.extend_from_slice(&self.time.0.to_be_bytes());
+        out.push(self.body.kind());
+        out.push(u8::from(self.body.is_critical()));
+        out.extend_from_slice(&self.body.encode());
+        if out.len() > MAX_OP_LEN {
+            return Err(OpError::TooLong);
+        }
+        if Self::decode(&out)? != *self {
+            return Err(OpError::Malformed);
+        }
+        Ok(out)
+    }
+
+    /// Reads the bytes that are signed.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, OpError> {
+        if bytes.len() > MAX_OP_LEN {
+            return Err(OpError::TooLong);
+        }
+        let mut rest = bytes;
+        let [tag] = take(&mut rest)?;
+        let key = take(&mut rest)?;
+        let author = match tag {
+            0 => Author::Root(RootId(key)),
+            1 => Author::Admin(AdminId(key)),
+            _ => return Err(OpError::Malformed),
+        };
+        let seq = u64::from_be_bytes(take(&mut rest)?);
+        let prev = OpId(take(&mut rest)?);
+        let time = UnixTime(u64::from_be_bytes(take(&mut rest)?));
+        let [kind, flags] = take(&mut rest)?;
+        if seq == 0 || (seq == 1) != (prev == OpId::NONE) || flags > 1 {
+            return Err(OpError::Malformed);
+        }
+        let op = Self { author, seq, prev, time, body: OpBody::decode(kind, flags == 1, rest)? };
+        op.check()?;
+        Ok(op)
+    }
+
+    /// Whether the author may do this, and every field is within its bounds.
+    fn check(&self) -> Result<(), OpError> {
+        let by_root = matches!(self.author, Author::Root(_));
+        let (allowed, well_formed) = match &self.body {
+            OpBody::AdminAdd { .. } => (by_root, true),
+            OpBody::AdminCut { seq, hash, .. } => (by_root, (*seq == 0) == (*hash == OpId::NONE)),
+            OpBody::Grant(certificate) => (!by_root, certificate.is_well_formed()),
+            OpBody::Revoke { reason, .. } => (!by_root, is_clean_reason(reason)),
+            OpBody::InviteOpen(invite) => (!by_root, invite.is_well_formed(self.time)),
+            OpBody::InviteClose { .. } => (!by_root, true),
+            OpBody::Unknown { .. } => (true, true),
+        };
+        match (allowed, well_formed) {
+            (false, _) => Err(OpError::Author),
+            (true, false) => Err(OpError::Malformed),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// Whether the consent inside holds in `network`.
+    pub(super) fn check_consent(&self, network: &NetworkId) -> Result<(), OpError> {
+        match &self.body {
+            OpBody::Grant(certificate) if !certificate.is_bound(network) => Err(OpError::Signature),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes the first `N` bytes off `rest`.
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], OpError> {
+    let (first, after) = rest.split_first_chunk::<N>().ok_or(OpError::Malformed)?;
+    *rest = after;
+    Ok(*first)
+}
