@@ -107,7 +107,10 @@ fn a_socket_that_may_not_be_opened_ends_with_4() {
     let closed = agent.dir.path();
     std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o700)).unwrap();
     let program = closed.with_extension("ginnel");
-    std::fs::copy(env!("CARGO_BIN_EXE_ginnel"), &program).unwrap();
+    // By another process: a child that another test forks meanwhile would hold the copy open for
+    // writing, and a program that somebody writes cannot be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_ginnel")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let run = || {
         let mut command = Command::new(&program);
         command.args(["--socket".as_ref(), agent.socket().as_os_str()]).uid(65_534).gid(65_534);
