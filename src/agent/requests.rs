@@ -15,7 +15,7 @@ use crate::io::tun::{TunDevice, TunOptions};
 use crate::io::udp::{UdpOptions, UdpPort};
 use crate::membership::op::GenesisPool;
 use crate::membership::{DeviceName, Invite, UnixTime};
-use crate::mesh::clock::WallClock;
+use crate::mesh::wall::Wall;
 use crate::mesh::event::{Input, RequestId};
 use crate::mesh::{Found, Mesh, MTU, Settings};
 
@@ -143,7 +143,7 @@ impl Agent {
             return Err(Response::error(ErrorKind::Failed, text));
         }
         let place = self.place().map_err(failed)?;
-        let unix = WallClock::new(UnixTime(clock::unix_now()), now);
+        let unix = Wall::new(UnixTime(clock::unix_now()), now);
         let mesh = Mesh::found(found, place.settings.clone(), clock::os_seed(), unix, now)
             .context("cannot sign the first ops")
             .map_err(failed)?;
@@ -161,7 +161,7 @@ impl Agent {
             return Ok(());
         }
         let place = self.place().map_err(failed)?;
-        let unix = WallClock::new(UnixTime(clock::unix_now()), now);
+        let unix = Wall::new(UnixTime(clock::unix_now()), now);
         let seed = clock::os_seed();
         let join = (invite, device, timeout);
         let mesh = Mesh::take_up(join, place.settings.clone(), seed, unix, now);

@@ -7,7 +7,7 @@ use crate::identity::{NetworkId, RootSecret};
 use crate::io::clock;
 use crate::io::store::{NetworkFile, NetworkStore};
 use crate::membership::{Genesis, Logs, SignedOp, UnixTime};
-use crate::mesh::clock::WallClock;
+use crate::mesh::wall::Wall;
 use crate::mesh::{Mesh, Saved};
 use crate::wire::record::NetworkSecret;
 use crate::wire::saved::Intent;
@@ -45,21 +45,20 @@ impl Agent {
         let root = read(&store, NetworkFile::Root, |bytes| {
             bytes.try_into().ok().map(RootSecret::from_seed)
         })?;
-        let secret = read(&store, NetworkFile::Secrets, |bytes| NetworkSecret::decode(bytes).ok())?;
+        let secret = read(&store, NetworkFile::Secrets, NetworkSecret::decode)?;
         let cache = store.read(NetworkFile::Cache)?;
         drop(store);
         let place = self.place_again(&intent)?;
         let saved = Saved {
             identity,
             root,
-            logs: logs.unwrap_or_default(),
-            genesis,
+            genesis: genesis.zip(logs),
             secret,
             cache: cache.map(|bytes| bytes.to_vec()).unwrap_or_default(),
             intent,
         };
         let now = clock::now();
-        let unix = WallClock::new(UnixTime(clock::unix_now()), now);
+        let unix = Wall::new(UnixTime(clock::unix_now()), now);
         let mesh = Mesh::restore(saved, place.settings.clone(), clock::os_seed(), unix, now);
         self.adopt(mesh, place, now).await
     }

@@ -100,6 +100,13 @@ impl Mesh {
         Ok(())
     }
 
+    pub(super) fn joins_due(&self) -> Option<(Instant, &'static str)> {
+        match &self.joins {
+            Joins::Joiner(joiner) => joiner.poll_timeout(),
+            Joins::Sponsor(sponsor) => sponsor.poll_timeout(),
+        }
+    }
+
     pub(super) fn handle_joins_due(&mut self, now: Instant) {
         match &mut self.joins {
             Joins::Joiner(joiner) => joiner.handle_timeout(now),

@@ -9,6 +9,7 @@ use super::event::{Output, Transmit};
 use super::directory::Source;
 use super::greeting::Ends;
 use super::peer::{Peer, Who};
+use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
 use crate::membership::{SignedOp, Unverified};
@@ -119,7 +120,7 @@ impl Mesh {
             nonce: peer.greeting.speak(fresh, now),
         };
         self.tell(key, &Control::Hello(hello), now);
-        self.schedule_peer(key, now);
+        self.next_look(key, now + WARM_EVERY);
     }
 
     /// The peer is who the roster says: it takes part in everything.

@@ -16,7 +16,7 @@ use super::writes::{Act, Then};
 use super::*;
 use crate::identity::{AdminSecret, IdSecret, NetworkId, RootId, RootSecret, WgSecret};
 use crate::membership::certificate::CERTIFICATE_LIFETIME;
-use crate::membership::log::PenError;
+use crate::membership::pen::PenError;
 use crate::membership::op::{self, Certificate, Flags, GenesisPool, OpError};
 use crate::wire::saved::{Cache, Intent};
 use crate::membership::{Author, Genesis, Invite, Logs, OpBody, SignedOp, Verified};
@@ -50,10 +50,8 @@ pub struct Saved {
     pub identity: Identity,
     /// The root key, where it lies here.
     pub root: Option<RootSecret>,
-    /// The genesis, unless the device never got so far.
-    pub genesis: Option<Genesis>,
-    /// Every op, verified anew.
-    pub logs: Logs,
+    /// The genesis, and every op, verified anew; unless the device never got so far.
+    pub genesis: Option<(Genesis, Logs)>,
     /// K_net.
     pub secret: Option<NetworkSecret>,
     /// What makes a start quick.
@@ -79,11 +77,11 @@ impl Mesh {
         found: Found,
         settings: Settings,
         seed: [u8; 32],
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Result<Self, FoundError> {
         let mut rng = Self::generator(seed);
-        let unix = clock.unix(now);
+        let unix = wall.at(now);
         let root = RootSecret::from_seed(rng.random());
         let genesis = Genesis {
             version: 1,
@@ -95,7 +93,7 @@ impl Mesh {
         };
         let identity = new_identity(genesis.network_id(), true, &mut rng);
         let me = Me::new(identity, Some(root), found.device.clone());
-        let mut mesh = Self::assemble(me, Ledger::new(genesis.clone(), Logs::new(root.public()), unix), settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, Ledger::new(genesis.clone(), Logs::new(root.public()), unix), settings, rng, wall, now);
         mesh.me.secret = Some(NetworkSecret::new(0, mesh.rng.random()));
         let ops = mesh.founding_ops(&found.device, now)?;
         let files = vec![
@@ -177,14 +175,14 @@ impl Mesh {
         (invite, device, timeout): (Invite, DeviceName, Duration),
         settings: Settings,
         seed: [u8; 32],
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Self {
         let mut rng = Self::generator(seed);
         let identity = new_identity(invite.network, false, &mut rng);
         let me = Me::new(identity, None, device);
         let ledger = Ledger::empty(invite.network);
-        let mut mesh = Self::assemble(me, ledger, settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.become_joiner(invite, timeout, now);
         let files = vec![Persist::Identity(mesh.me.identity.encode()), mesh.intent()];
         let ticket = mesh.writes.wait(Act { ops: Vec::new(), then: Then::Prepared });
@@ -197,19 +195,19 @@ impl Mesh {
         saved: Saved,
         settings: Settings,
         seed: [u8; 32],
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Self {
         let rng = Self::generator(seed);
-        let unix = clock.unix(now);
+        let unix = wall.at(now);
         let mut me = Me::new(saved.identity, saved.root, saved.intent.name.clone());
         me.secret = saved.secret;
         me.up = saved.intent.up;
         let ledger = match saved.genesis {
-            Some(genesis) => Ledger::new(genesis, saved.logs, unix),
+            Some((genesis, logs)) => Ledger::new(genesis, logs, unix),
             None => Ledger::empty(me.identity.network),
         };
-        let mut mesh = Self::assemble(me, ledger, settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         let unfinished = saved.intent.invite.as_deref().and_then(|token| token.parse().ok());
         match unfinished {
             Some(invite) => {
@@ -226,10 +224,10 @@ impl Mesh {
         ledger: Ledger,
         settings: Settings,
         mut rng: StdRng,
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Self {
-        let unix = clock.unix(now);
+        let unix = wall.at(now);
         let joins = Joins::Sponsor(new_sponsor(&me, &ledger, rng.random()));
         let gossip = new_gossip(&ledger, &mut rng);
         let mut mesh = Self {
@@ -248,7 +246,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             last_now: now,
             settings,
-            clock,
+            wall,
             rng,
             me,
             ledger,

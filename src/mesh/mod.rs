@@ -29,8 +29,8 @@
 //! Only `mesh` writes a slot's endpoint and the forwarding table. An act that others will see is
 //! on disk first: it waits in [`writes`] until its ticket is answered.
 
+pub mod cadence;
 pub mod candidate;
-pub mod clock;
 pub mod deadlines;
 pub mod directory;
 pub mod event;
@@ -47,6 +47,7 @@ pub mod publisher;
 pub mod rate;
 pub mod reach;
 pub mod tags;
+pub mod wall;
 pub mod writes;
 
 mod admission;
@@ -72,7 +73,7 @@ use crate::membership::invite::InviteId;
 use crate::membership::{DeviceName, UnixTime};
 use crate::wire::record::NetworkSecret;
 use crate::wire::saved::Cache;
-use clock::WallClock;
+use wall::Wall;
 use deadlines::Deadlines;
 use directory::Directory;
 use event::{Input, InterfaceConfig, InterfaceSnapshot, Output};
@@ -93,7 +94,7 @@ pub use founding::{Found, FoundError, Saved};
 /// One network, as this device sees it.
 pub struct Mesh {
     settings: Settings,
-    clock: WallClock,
+    wall: Wall,
     rng: StdRng,
     me: Me,
     ledger: Ledger,
@@ -284,6 +285,6 @@ impl Mesh {
 
     /// The wall-clock time at `now`.
     fn unix(&self, now: Instant) -> UnixTime {
-        self.clock.unix(now)
+        self.wall.at(now)
     }
 }

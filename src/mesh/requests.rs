@@ -329,7 +329,7 @@ impl Mesh {
     pub(super) fn find(&self, text: &str) -> Result<&Member, Response> {
         self.ledger
             .roster()
-            .find(text)
+            .by_prefix(text)
             .map_err(|error| Response::error(ErrorKind::NotFound, error.to_string()))
     }
 

@@ -235,8 +235,7 @@ impl Mesh {
                 let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
                 if !peer.slot.tunnel.lock().has_session() && peer.handshake_at.is_none() {
                     peer.handshake_at = Some(now + after);
-                    let due = Some((now + after, "a handshake is due"));
-                    self.deadlines.set(Timer::Peer(key), due);
+                    self.next_look(key, now + after);
                 }
                 if let Some(device) = peer.device() {
                     self.directory.accept(device, &[path.endpoint], Source::Gossip, now);

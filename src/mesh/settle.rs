@@ -51,7 +51,7 @@ impl Mesh {
             (Timer::Publisher, self.publisher.poll_timeout()),
             (Timer::Beacons, self.beacons.poll_timeout()),
             (Timer::Gossip, self.gossip.poll_timeout()),
-            (Timer::Joins, self.joins.poll_timeout()),
+            (Timer::Joins, self.joins_due()),
             (Timer::Clients, self.clients.poll_timeout()),
         ] {
             self.deadlines.set(timer, due);

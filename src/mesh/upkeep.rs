@@ -30,7 +30,8 @@ const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(120);
 /// How often a peer's needs are looked at: closely while user data flows, so that a dead path is
 /// noticed within seconds.
 const ACTIVE_EVERY: Duration = Duration::from_secs(1);
-const WARM_EVERY: Duration = Duration::from_secs(5);
+/// While nothing flows, a look every few seconds is enough.
+pub(super) const WARM_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the cache goes to disk, where it changed. It only makes a start quicker.
 const CACHE_EVERY: Duration = Duration::from_secs(60);
@@ -107,7 +108,7 @@ impl Mesh {
             self.choose_neighbours(now);
         }
         let next = self.ledger.roster().next_change();
-        let due = next.map(|at| (self.clock.instant(at, now), "a certificate or invite changes"));
+        let due = next.map(|at| (self.wall.instant(at, now), "a certificate or invite changes"));
         self.deadlines.set(Timer::Roster, due);
     }
 
@@ -170,6 +171,10 @@ impl Mesh {
             self.shake_hands(key, now);
         }
         let Some(peer) = self.peers.touch(key) else { return };
+        if peer.greeting.again_at().is_some_and(|at| at <= now) {
+            self.say_hello(key, now);
+        }
+        let Some(peer) = self.peers.touch(key) else { return };
         let need = peer.need(now);
         let (demand, next) = match need {
             Need::None => {
@@ -184,8 +189,15 @@ impl Mesh {
         let Some(peer) = self.peers.touch(key) else { return };
         peer.path.set_demand(demand, now);
         peer.path.note_traffic(peer.last_sent(), peer.last_seen(), now);
-        let next = peer.handshake_at.map_or(now + next, |at| at.min(now + next));
-        self.deadlines.set(Timer::Peer(key), Some((next, "a peer's needs are looked at")));
+        self.next_look(key, now + next);
+    }
+
+    /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due.
+    pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let due = [peer.handshake_at, peer.greeting.again_at()].into_iter().flatten();
+        let due = due.fold(latest, Instant::min);
+        self.deadlines.set(Timer::Peer(key), Some((due, "a peer's needs are looked at")));
     }
 
     /// Guests and sponsors stay for as long as the join machines know them.
@@ -245,7 +257,7 @@ impl Mesh {
 
     pub(super) fn roll_tags(&mut self, now: Instant) {
         let next = self.tags.roll(self.unix(now));
-        let due = (self.clock.instant(next, now), "another hour of tags");
+        let due = (self.wall.instant(next, now), "another hour of tags");
         self.deadlines.set(Timer::Tags, Some(due));
         let unix = self.unix(now).0;
         self.peers.iter_mut().for_each(|peer| peer.path.set_wall_clock(unix));
@@ -253,7 +265,7 @@ impl Mesh {
 
     pub(super) fn handle_wall_clock(&mut self, unix: UnixTime, now: Instant) {
         let jumped = self.unix(now).0.abs_diff(unix.0) > 1;
-        self.clock = WallClock::new(unix, now);
+        self.wall = Wall::new(unix, now);
         self.set_wall(unix, now);
         if jumped {
             self.roster_changed(now);

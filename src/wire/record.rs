@@ -150,6 +150,18 @@ impl NetworkSecret {
         Self { generation, key }
     }
 
+    /// The file form: generation 4 bytes, key 32 bytes.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([self.generation.to_be_bytes().as_slice(), &self.key].concat())
+    }
+
+    /// Reads the file form.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (generation, key) = bytes.split_first_chunk()?;
+        let key = key.try_into().ok()?;
+        Some(Self { generation: u32::from_be_bytes(*generation), key })
+    }
+
     /// The secret bytes.
     pub fn key(&self) -> &[u8; 32] {
         &self.key
