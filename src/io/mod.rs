@@ -20,6 +20,6 @@
 pub mod clock;
 pub mod netlink;
 pub mod portmap;
-//pub mod store;
+pub mod store;
 pub mod tun;
 pub mod udp;
