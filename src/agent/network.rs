@@ -68,7 +68,10 @@ impl Network {
         let mut status = self.mesh.status(now);
         status.name = self.title();
         status.detail = status.detail.or_else(|| self.fault.clone());
-        status.drops = self.workers.drops().snapshot();
+        status.drops = {
+            let drops = self.workers.drops().snapshot().into_iter();
+            drops.map(|(reason, count)| (reason.to_owned(), count)).collect()
+        };
         status
     }
 

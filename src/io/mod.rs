@@ -18,6 +18,8 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod clock;
+pub mod dht;
+pub mod lan;
 pub mod netlink;
 pub mod portmap;
 pub mod store;

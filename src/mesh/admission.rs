@@ -23,6 +23,10 @@ use crate::wire::record::Rendezvous;
 /// For how long after it was opened an invite's device is looked for every few seconds.
 const FRESH_INVITE: u64 = 600;
 
+/// The admin that opened an invite has the first of its four seats; others come with member
+/// sponsors.
+const ADMIN_SEAT: u8 = 0;
+
 impl Mesh {
     /// The keys are safe: looks for sponsors at the hints, on the local network and in the DHT.
     pub(super) fn start_joining(&mut self, now: Instant) {
@@ -34,7 +38,7 @@ impl Mesh {
         let (hints, keys) = (joiner.invite().hints.clone(), joiner.invite().keys());
         let rv = Rendezvous::new(*keys.rv);
         self.directory.seek_sponsors(keys.id, &rv, now);
-        self.publisher.seek(keys.id, &rv, now);
+        self.publisher.arrive(keys.id, &rv, now);
         self.beacons.seek(keys.id, &rv, now);
         for hint in hints {
             self.meet_sponsor(hint.wg, &[hint.address], now);
@@ -160,7 +164,7 @@ impl Mesh {
 
     /// Signs and writes the certificate of a device that proved everything.
     fn admit(&mut self, admission: &Admission, now: Instant) {
-        let name = unique_name(&admission.name, self.ledger.roster());
+        let name = unique_name(self.ledger.roster(), &admission.name, &admission.id);
         let certificate = self.certificate(admission, name, now);
         let then = Then::Admitted { device: admission.id, peer: admission.peer };
         if self.act(OpBody::Grant(Box::new(certificate)), then, now).is_err() {
@@ -273,9 +277,8 @@ impl Mesh {
 
     /// This device is a member, for good: its sponsor is a peer like others.
     pub(super) fn joined(&mut self, now: Instant) {
-        let Joins::Joiner(mut joiner) = std::mem::replace(&mut self.joins, self.sponsor()) else {
-            return;
-        };
+        let sponsor = self.sponsor();
+        let Joins::Joiner(mut joiner) = std::mem::replace(&mut self.joins, sponsor) else { return };
         joiner.up();
         while let Some(event) = joiner.poll_event() {
             if let JoinerEvent::Stage(stage, detail) = event {
@@ -407,7 +410,7 @@ impl Mesh {
             // After a restart an invite is only fresh if it could have been made just now.
             let fresh = self.is_fresh(&guest.invite, unix);
             self.directory.seek_joiner(guest.invite, &rv, fresh, now);
-            self.publisher.sponsor(guest.invite, &rv, wg, now);
+            self.publisher.host(guest.invite, &rv, ADMIN_SEAT, wg, now);
             self.beacons.sponsor(guest.invite, &rv, now);
         }
         self.meeting = open;
@@ -423,7 +426,7 @@ impl Mesh {
 
     fn stop_seeking(&mut self, invite: &InviteId, now: Instant) {
         self.directory.stop_seeking(invite, now);
-        self.publisher.stop_seeking(invite, now);
+        self.publisher.withdraw(invite, now);
         self.beacons.stop_seeking(invite, now);
     }
 }

@@ -187,7 +187,7 @@ impl Mesh {
 
     fn tell_endpoints(&mut self, key: PeerKey, now: Instant) {
         let endpoints = self.reach.endpoints();
-        let at = Endpoints { seq: self.unix(now).0, endpoints, nat: self.reach.nat_code() };
+        let at = Endpoints { seq: self.unix(now).0, endpoints, nat: 0 };
         self.tell(key, &Control::Endpoints(at), now);
     }
 

@@ -92,8 +92,9 @@ impl Mesh {
             name: found.network.clone(),
         };
         let identity = new_identity(genesis.network_id(), true, &mut rng);
+        let ledger = Ledger::new(genesis.clone(), Logs::new(root.public()), unix);
         let me = Me::new(identity, Some(root), found.device.clone());
-        let mut mesh = Self::assemble(me, Ledger::new(genesis.clone(), Logs::new(root.public()), unix), settings, rng, wall, now);
+        let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.me.secret = Some(NetworkSecret::new(0, mesh.rng.random()));
         let ops = mesh.founding_ops(&found.device, now)?;
         let files = vec![
@@ -235,7 +236,7 @@ impl Mesh {
             tags: Tags::default(),
             reach: Reachability::new(settings.listen_port, rng.random(), now),
             directory: Directory::new(StdRng::from_seed(rng.random()), now),
-            publisher: Publisher::new(me.identity.id.clone(), unix, rng.random(), now),
+            publisher: Publisher::new(StdRng::from_seed(rng.random()), now),
             beacons: Beacons::new(me.identity.id.public(), settings.listen_port, unix, rng.random(), now),
             gossip,
             joins,

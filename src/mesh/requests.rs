@@ -116,7 +116,7 @@ impl Mesh {
         now: Instant,
     ) -> Option<Response> {
         let invite = Invite::new(*self.ledger.network(), self.rng.random(), self.hints());
-        let open = invite.open(UnixTime(self.unix(now).0 + expires_s), false, name);
+        let open = invite.keys().open(UnixTime(self.unix(now).0 + expires_s), false, name);
         let then = Then::Invited { request, token: invite.token(), created };
         self.act(OpBody::InviteOpen(open), then, now).err()
     }

@@ -15,7 +15,7 @@ use super::*;
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
 use crate::identity::{DeviceId, WgPublicKey, WgSecret};
-use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse};
+use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
 
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
 /// several round trips of a slow path, and still unnoticed by a user.
@@ -66,8 +66,10 @@ impl Mesh {
                 let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
                 peer.path.handle_request(from, &request, now);
             }
-            stun::Envelope::Response(_) => {
-                if self.reach.handle_stun(from, bytes, now) {
+            stun::Envelope::Response(transaction) => {
+                if self.reach.awaits(&transaction) {
+                    let response = StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
+                    self.reach.handle_stun(from, &response, now);
                     return Ok(());
                 }
                 let key = self.peers.checked(bytes).ok_or(InputError::Stranger)?;
@@ -233,18 +235,20 @@ impl Mesh {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(Some(path.endpoint));
                 let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
+                let device = peer.device();
                 if !peer.slot.tunnel.lock().has_session() && peer.handshake_at.is_none() {
                     peer.handshake_at = Some(now + after);
                     self.next_look(key, now + after);
                 }
-                if let Some(device) = peer.device() {
+                if let Some(device) = device {
                     self.directory.accept(device, &[path.endpoint], Source::Gossip, now);
                 }
             }
             PathEvent::Lost => {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(None);
-                if let Some(device) = peer.device() {
+                let device = peer.device();
+                if let Some(device) = device {
                     self.gossip.peer_down(&device, self.ledger.logs(), now);
                     self.directory.want(device, now);
                 }

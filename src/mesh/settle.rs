@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::event::{InterfaceConfig, Output};
 use super::directory::{Found, Source};
+use super::lan::Nearby;
 use super::peer::Who;
 use super::*;
 use crate::forward::{ForwardingTable, LocalAddresses};
@@ -141,6 +142,24 @@ impl Mesh {
             busy = true;
         }
         busy
+    }
+
+    /// A beacon names its sender, or shows that it holds an invite.
+    fn handle_nearby(&mut self, nearby: Nearby, now: Instant) {
+        match nearby {
+            Nearby::Device { device, address } => {
+                self.directory.accept(device, &[address], Source::Lan, now);
+                let key = self.bring_member(&device, now);
+                if let Some(peer) = key.and_then(|key| self.peers.touch(key)) {
+                    peer.path.add_remote(address, now);
+                }
+            }
+            Nearby::Sponsor { wg, address, .. } => self.meet_sponsor(wg, &[address], now),
+            Nearby::Joiner { invite, address } => {
+                let found = Found::Joiner { invite, endpoints: vec![address] };
+                self.handle_found(found, now);
+            }
+        }
     }
 
     fn settle_gossip(&mut self, now: Instant) -> bool {

@@ -51,10 +51,10 @@ impl Mesh {
         NetcheckNetwork {
             network: self.name().unwrap_or_default().to_owned(),
             listen_port: self.settings.listen_port,
-            addresses: self.reach.addresses(),
+            addresses: self.reach.netcheck_addresses(),
             nat: self.reach.nat(),
             hairpin: None,
-            stun: self.reach.stun_results(),
+            stun: self.reach.netcheck_stun(),
             mtu: self.settings.mtu,
         }
     }
@@ -62,8 +62,7 @@ impl Mesh {
     /// The DHT as this network sees it.
     pub fn dht_status(&self, now: Instant) -> DhtStatus {
         let (state, nodes) = self.me.dht;
-        let published = self.publisher.last_published();
-        let ago = published.map(|at| now.saturating_duration_since(at).as_secs());
+        let ago = self.publisher.published_ago(now).map(|ago| ago.as_secs());
         DhtStatus { state, nodes, published_s_ago: ago }
     }
 

@@ -70,7 +70,7 @@ impl Mesh {
         if self.settings.port_mapping {
             self.outputs.push_back(Output::MapPort);
         }
-        self.roll_tags(now);
+        self.reach.set_demand(true, now);
         self.roster_changed(now);
         self.choose_neighbours(now);
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
@@ -81,7 +81,8 @@ impl Mesh {
         if let Some(secret) = &self.me.secret {
             let own = self.me.identity.id.public();
             self.directory.set_network(own, secret.clone(), now);
-            self.publisher.set_secret(secret.clone(), now);
+            let id = self.me.identity.id.clone();
+            self.publisher.set_network(id, secret.clone(), now);
             self.beacons.set_secret(secret.clone(), now);
         }
     }
@@ -161,7 +162,6 @@ impl Mesh {
         let keys: Vec<_> = self.peers.iter().map(|peer| peer.key).collect();
         keys.into_iter().for_each(|key| self.drop_peer(key, now));
         self.outputs.push_back(Output::UnmapPort);
-        self.publisher.retire();
     }
 
     /// Looks after one peer: its handshake, how closely its path is watched, whether it may go.
@@ -291,6 +291,7 @@ impl Mesh {
             return;
         }
         self.reach.handle_interfaces(&snapshot, now);
+        self.publisher.stir(now);
         self.beacons.handle_interfaces(&snapshot, now);
         self.directory.set_interfaces(&snapshot, now);
         self.directory.stir(now);
@@ -340,7 +341,7 @@ impl Mesh {
         let Some(cache) = Cache::decode(bytes) else { return };
         // What cannot be read is learnt anew.
         let _ = self.directory.import(&cache.devices);
-        self.publisher.import(&cache.published);
+        let _ = self.publisher.import(&cache.published);
     }
 
     /// Where this host is, for paths.

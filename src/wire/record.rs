@@ -151,8 +151,8 @@ impl NetworkSecret {
     }
 
     /// The file form: generation 4 bytes, key 32 bytes.
-    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new([self.generation.to_be_bytes().as_slice(), &self.key].concat())
+    pub fn encode(&self) -> zeroize::Zeroizing<Vec<u8>> {
+        zeroize::Zeroizing::new([self.generation.to_be_bytes().as_slice(), &self.key].concat())
     }
 
     /// Reads the file form.
