@@ -42,10 +42,11 @@
 //!
 //! # Losing
 //!
-//! An unanswered check of the primary is repeated quickly (half a [`patience`](Route::patience),
-//! then a whole one, then each second). After one patience, some 300 ms, all other addresses are
-//! asked too, and one that answers takes over: a single lost packet does nothing, a dead path costs
-//! well under a second if there is another. After [`DEAD_AFTER`] without any answer the path is
+//! The patience with a path is three of its round trips, at least 300 ms. An unanswered check of the
+//! primary is repeated after half a patience, a whole one, then each second. When one patience is
+//! over, all other addresses are asked too, and one that answers takes over: a single lost packet
+//! does nothing, a dead path costs well under a second if there is another. After [`DEAD_AFTER`]
+//! without any answer the path is
 //! [`PathEvent::Lost`] and finding starts again. A peer that reappears from a new address (its NAT
 //! forgot it, or its router's address changed) makes us check both the new path and the primary,
 //! which decides the same way.
@@ -76,6 +77,7 @@ use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, CheckTag, Transac
 use route::Route;
 
 pub use choice::Tier;
+pub use upkeep::{DEAD_AFTER, KEEPALIVE, KEEPALIVE_OTHER, RETRY};
 
 /// When the checks of a burst leave, counted from its start. Dense at first, because the side that
 /// starts later finds the other's hole only with the first check sent after it; 1 s still reaches
@@ -88,21 +90,6 @@ pub const BURST: [Duration; 6] = [
     Duration::from_millis(400),
     Duration::from_secs(1),
 ];
-
-/// How often the device with the lower key checks a primary: NATs drop an unanswered mapping after
-/// 30 s (Linux), so 25 s keeps every mapping with one loss of margin on those that wait longer.
-pub const KEEPALIVE: Duration = Duration::from_secs(25);
-
-/// After how long without being asked the other device asks: the other's check came late enough
-/// by then (10 s) to believe that it does not come.
-pub const KEEPALIVE_OTHER: Duration = Duration::from_secs(35);
-
-/// A primary that answered nothing for so long is dead. Shorter stalls are common (a roaming Wi-Fi
-/// client pauses for 1 to 2 s), and traffic must be on another path within 5 s of the death.
-pub const DEAD_AFTER: Duration = Duration::from_secs(3);
-
-/// How often an unanswered or starved primary is asked.
-pub const RETRY: Duration = Duration::from_secs(1);
 
 /// How often addresses of a better tier are asked for an active peer: a laptop that comes home
 /// should be on its LAN within a minute or two, at two checks an address.

@@ -150,7 +150,7 @@ impl Reachability {
         true
     }
 
-    /// The STUN servers, at most [`MAX_SERVERS`] of them; answers of those that stay are kept.
+    /// The STUN servers, at most six of them; answers of those that stay are kept.
     pub fn set_servers(&mut self, servers: Vec<SocketAddr>, now: Instant) {
         self.last_now = now;
         let mut wanted: Vec<SocketAddr> = Vec::new();

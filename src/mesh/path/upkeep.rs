@@ -1,10 +1,25 @@
 //! Keeping the primary open, and noticing its death.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::route::Route;
-use super::{Demand, KEEPALIVE, KEEPALIVE_OTHER, PathAgent, PathEvent, RETRY};
+use super::{Demand, PathAgent, PathEvent};
+
+/// How often the device with the lower key checks a primary: NATs drop an unanswered mapping after
+/// 30 s (Linux), so 25 s keeps every mapping with one loss of margin on those that wait longer.
+pub const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// After how long without being asked the other device asks: the other's check came late enough
+/// by then (10 s) to believe that it does not come.
+pub const KEEPALIVE_OTHER: Duration = Duration::from_secs(35);
+
+/// A primary that answered nothing for so long is dead. Shorter stalls are common (a roaming Wi-Fi
+/// client pauses for 1 to 2 s), and traffic must be on another path within 5 s of the death.
+pub const DEAD_AFTER: Duration = Duration::from_secs(3);
+
+/// How often an unanswered or starved primary is asked.
+pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Upkeep of the primary.
 impl PathAgent {
