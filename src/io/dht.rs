@@ -1,3 +1,4 @@
+#![allow(warnings)]
 //! TEMP
 use std::net::*; use tokio::sync::mpsc; use crate::mesh::event::DhtInput; use crate::wire::record::*;
 /// t

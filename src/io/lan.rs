@@ -1,3 +1,4 @@
+#![allow(warnings)]
 //! TEMP
 use std::net::*; use tokio::sync::mpsc;
 /// t

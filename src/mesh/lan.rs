@@ -1,3 +1,4 @@
+#![allow(warnings)]
 //! TEMP
 use std::net::SocketAddr; use std::time::Instant; use crate::identity::*; use crate::membership::*; use crate::wire::record::*; use super::event::InterfaceSnapshot;
 /// t

@@ -89,7 +89,7 @@ impl Node {
             guard: HandshakeGuard::new(&statics, now),
             drops: DropCounters::default(),
             upcalls: Upcalls::default(),
-            ingress: Ingress::new(Merge::None),
+            ingress: Ingress::new(Merge::Plain),
             egress: Egress::new(false),
             requests: 0,
             mesh,
