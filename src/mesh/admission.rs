@@ -43,8 +43,6 @@ impl Mesh {
         for hint in hints {
             self.meet_sponsor(hint.wg, &[hint.address], now);
         }
-        let endpoints = self.reach.endpoints();
-        self.publisher.set_endpoints(&endpoints, now);
     }
 
     /// A sponsor may be at these addresses.
@@ -343,6 +341,7 @@ impl Mesh {
             return Some(Response::error(ErrorKind::Failed, text));
         }
         self.clients.joining.push((request, now));
+        self.tell_stage(Stage::Searching, "looking for a device of the network", now);
         if let Joins::Joiner(joiner) = &self.joins
             && joiner.is_over()
         {

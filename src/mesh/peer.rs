@@ -103,6 +103,11 @@ impl Peer {
         }
     }
 
+    /// Whether this side ever starts a handshake: a guest's key only ever knocks.
+    pub fn initiates(&self) -> bool {
+        !matches!(self.who, Who::Guest(_) | Who::Applicant)
+    }
+
     /// The member it is, where it is one.
     pub fn device(&self) -> Option<DeviceId> {
         match self.who {

@@ -236,7 +236,8 @@ impl Mesh {
                 peer.slot.set_endpoint(Some(path.endpoint));
                 let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
                 let device = peer.device();
-                if !peer.slot.tunnel.lock().has_session() && peer.handshake_at.is_none() {
+                let needed = peer.initiates() && !peer.slot.tunnel.lock().has_session();
+                if needed && peer.handshake_at.is_none() {
                     peer.handshake_at = Some(now + after);
                     self.next_look(key, now + after);
                 }

@@ -10,6 +10,7 @@ use ginnel::mesh::event::{
     DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId,
 };
 use ginnel::mesh::wall::Wall;
+use ginnel::wire::classify::classify;
 use ginnel::mesh::{Found, Mesh};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -263,6 +264,7 @@ impl World {
     fn take_effect(&mut self, device: DeviceNo, effects: Vec<Effect>) {
         let host = self.nodes[device.0].host;
         for effect in effects {
+            self.trace(device, &effect);
             match effect {
                 Effect::Send(to, bytes) => self.transmit((host, PORT), to, bytes),
                 Effect::Beacon(bytes) => {
@@ -282,6 +284,22 @@ impl World {
                     self.hear_dht(device, heard);
                 }
             }
+        }
+    }
+
+    /// With `SIM_TRACE` set, shows what each device does and when.
+    fn trace(&self, device: DeviceNo, effect: &Effect) {
+        if std::env::var_os("SIM_TRACE").is_none() {
+            return;
+        }
+        let at = self.elapsed.as_secs_f64();
+        match effect {
+            Effect::Send(to, bytes) => {
+                println!("{at:9.3} {device:?} -> {to} {:?} {} B", classify(bytes), bytes.len());
+            }
+            Effect::Beacon(_) => println!("{at:9.3} {device:?} beacon"),
+            Effect::Publish(item) => println!("{at:9.3} {device:?} publish {:?}", item.key),
+            Effect::Lookup(key) => println!("{at:9.3} {device:?} lookup {key:?}"),
         }
     }
 

@@ -105,7 +105,10 @@ impl PathAgent {
         let proven = route.is_fresh(now) && route.unanswered.is_none();
         let suspicious = route.silent && !route.listed;
         let gap = if suspicious { TRIGGER_GAP_SILENT } else { TRIGGER_GAP };
-        if proven || route.asked_at.is_some_and(|at| now < at + gap) {
+        // What was asked before the peer was heard may have met a closed hole, which its own check
+        // has opened since: that does not count against asking again.
+        let asked_since = route.asked_at >= route.heard_at && route.heard_at.is_some();
+        if proven || (asked_since && route.asked_at.is_some_and(|at| now < at + gap)) {
             return;
         }
         if route.due.is_none() && !suspicious {
