@@ -130,14 +130,8 @@ impl Ipv4Pool {
     }
 
     /// The first address of the device's own sequence that `taken` does not hold.
-    pub fn assign(
-        &self,
-        device: &DeviceId,
-        taken: impl Fn(Ipv4Addr) -> bool,
-    ) -> Option<Ipv4Addr> {
-        (0..ASSIGNMENT_TRIES)
-            .map(|i| self.candidate(device, i))
-            .find(|address| !taken(*address))
+    pub fn assign(&self, device: &DeviceId, taken: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
+        (0..ASSIGNMENT_TRIES).map(|i| self.candidate(device, i)).find(|address| !taken(*address))
     }
 
     /// The `i`th address of the device's sequence; never the network or broadcast address.

@@ -248,6 +248,23 @@ impl FromStr for WgPublicKey {
     }
 }
 
+impl WgPublicKey {
+    /// Whether a key agreement with it means anything: the one encoding of a point that is not of
+    /// low order. X25519 itself takes many encodings for one key (RFC 7748, section 5), so without
+    /// this a key could be listed twice, or come back after it was revoked.
+    pub fn is_usable(&self) -> bool {
+        /// Any secret shows whether a point is of low order: clamping makes it a multiple of 8.
+        const PROBE: WgSecret = WgSecret([0x42; 32]);
+        self.is_canonical() && PROBE.agree(self).is_some()
+    }
+
+    /// Whether the bytes are a number below 2^255 − 19.
+    fn is_canonical(&self) -> bool {
+        let [low, middle @ .., high] = &self.0;
+        *high < 0x7f || (*high == 0x7f && (*low < 0xed || middle.iter().any(|byte| *byte != 0xff)))
+    }
+}
+
 /// An X25519 secret key: WireGuard's static secret of this device, or of an invite's guest.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct WgSecret([u8; 32]);

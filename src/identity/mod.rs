@@ -9,6 +9,6 @@ pub mod keys;
 
 pub use address::{Ipv4Pool, NetworkAddresses};
 pub use keys::{
-    AdminId, AdminSecret, DeviceId, IdSecret, Identity, IdentityError, InviteKey, InviteSecret, NetworkId, RootId,
-    RootSecret, Signature, WgPublicKey, WgSecret, hash, kdf,
+    AdminId, AdminSecret, DeviceId, IdSecret, Identity, IdentityError, InviteKey, InviteSecret,
+    NetworkId, RootId, RootSecret, Signature, WgPublicKey, WgSecret, hash, kdf,
 };

@@ -1,42 +1,313 @@
-//! SKELETON (helper `membership` owns and completes this file).
-use std::net::SocketAddr;
+//! Invites: a one-time token, and the keys that follow from its seed.
+//!
+//! An invite is a one-time guest WireGuard key. Its token is `ginnel1` and, in lower-case base32
+//! (RFC 4648) without padding:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | version, 1 |
+//! | 32 | network id |
+//! | 16 | seed |
+//! | 0 to 2 × (39 or 51) | hints: the sponsor's WireGuard key 32, family 4 or 6, address 4 or 16, port 2 (big-endian) |
+//! | 4 | check: the first bytes of `H` over all before it |
+//!
+//! With two IPv6 hints it has 255 characters. It holds no network secret and no admin key: whoever
+//! steals it can do what the invited device can, once. From the seed follow, with the network id as
+//! context, `KDF(seed, "invite ik")` (the Ed25519 seed of the joiner's signature),
+//! `KDF(seed, "invite gk")` (the X25519 guest key) and `KDF(seed, "invite rv")` (the rendezvous
+//! secret). Admins announce the public halves in an [`InviteOpen`]; its id is `H(ik_pk)[..16]`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
-use crate::identity::{InviteSecret, NetworkId, WgPublicKey, WgSecret};
+use zeroize::Zeroizing;
+
+use super::policy::DeviceName;
+use super::time::UnixTime;
+use crate::identity::{InviteKey, InviteSecret, NetworkId, WgPublicKey, WgSecret, hash, kdf};
+
+/// What every token starts with.
+pub const TOKEN_PREFIX: &str = "ginnel1";
+
+/// The longest token that is looked at, in characters: the longest there is has 255.
+pub const MAX_TOKEN_LEN: usize = 300;
+
+/// The most hints of an invite: two keep the token short enough for one QR code and one chat line.
+pub const MAX_HINTS: usize = 2;
+
+/// How long an invite is good where nobody says otherwise, in seconds: a day, so that it can be
+/// sent in the evening and used in the morning.
+pub const DEFAULT_LIFETIME: u64 = 24 * 3600;
+
+/// The longest an invite may be good, in seconds: a week. All members carry its guest key for so
+/// long.
+pub const MAX_LIFETIME: u64 = 7 * 24 * 3600;
+
+/// The only version of the token.
+const TOKEN_VERSION: u8 = 1;
+
+/// Bytes of the check: a mistyped token passes once in 2^32.
+const CHECK_LEN: usize = 4;
 
 /// `H(ik_pk)[..16]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InviteId(pub [u8; 16]);
 
-/// An invite: `ginnel1` + base32(version ‖ network_id ‖ seed[16] ‖ hints ‖ check[4]). Display prints the token; Debug redacts.
+impl InviteId {
+    /// The id of the invite with this key.
+    pub fn of(ik: &InviteKey) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash(&ik.0)[..16]);
+        Self(id)
+    }
+}
+
+impl fmt::Display for InviteId {
+    /// The first 8 characters, which is what people compare.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&BASE32_NOPAD.encode(&self.0[..5]).to_ascii_lowercase())
+    }
+}
+
+impl fmt::Debug for InviteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InviteId({self}…)")
+    }
+}
+
+/// An invite as it is handed over. [`Invite::token`] is its text; `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Invite { pub network: NetworkId, seed: zeroize::Zeroizing<[u8; 16]>, pub hints: Vec<Hint> }
+pub struct Invite {
+    /// The network it leads into.
+    pub network: NetworkId,
+    seed: Zeroizing<[u8; 16]>,
+    /// Where to look first; at most [`MAX_HINTS`].
+    pub hints: Vec<Hint>,
+}
 
 /// Where a sponsor may be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hint { pub wg: WgPublicKey, pub address: SocketAddr }
+pub struct Hint {
+    /// Its WireGuard key.
+    pub wg: WgPublicKey,
+    /// Its address.
+    pub address: SocketAddr,
+}
 
 /// What follows from the seed.
-#[derive(Clone, Debug)]
-pub struct InviteKeys { pub id: InviteId, pub ik: InviteSecret, pub gk: WgSecret, pub rv: zeroize::Zeroizing<[u8; 32]> }
+#[derive(Clone)]
+pub struct InviteKeys {
+    /// `H(ik_pk)[..16]`.
+    pub id: InviteId,
+    /// Signs the join request.
+    pub ik: InviteSecret,
+    /// The guest's WireGuard key.
+    pub gk: WgSecret,
+    /// The rendezvous secret.
+    pub rv: Zeroizing<[u8; 32]>,
+}
+
+/// An invite, as its admin announces it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteOpen {
+    /// `H(ik_pk)[..16]`.
+    pub invite: InviteId,
+    /// The key that signs the join request.
+    pub ik: InviteKey,
+    /// The guest's WireGuard key, a peer of every sponsor while the invite is open.
+    pub gk: WgPublicKey,
+    /// The rendezvous secret.
+    pub rv: [u8; 32],
+    /// Until when, exclusive; at most [`MAX_LIFETIME`] after the op.
+    pub expires: UnixTime,
+    /// The joining device becomes an admin.
+    pub admin: bool,
+    /// The name it gets.
+    pub name: Option<DeviceName>,
+}
 
 impl Invite {
-    /// Keeps at most 2 hints.
-    pub fn new(_network: NetworkId, _seed: [u8; 16], _hints: Vec<Hint>) -> Self { todo!() }
-    pub fn keys(&self) -> InviteKeys { todo!() }
-    pub fn token(&self) -> zeroize::Zeroizing<String> { todo!() }
+    /// Keeps at most [`MAX_HINTS`] hints.
+    pub fn new(network: NetworkId, seed: [u8; 16], hints: Vec<Hint>) -> Self {
+        let hints = hints.into_iter().take(MAX_HINTS).map(Hint::plain).collect();
+        Self { network, seed: Zeroizing::new(seed), hints }
+    }
+
+    /// The keys that follow from the seed.
+    pub fn keys(&self) -> InviteKeys {
+        let derive = |label| kdf(self.seed.as_ref(), label, &self.network.0);
+        let ik = InviteSecret::from_seed(*derive("invite ik"));
+        InviteKeys {
+            id: InviteId::of(&ik.public()),
+            ik,
+            gk: WgSecret::from_bytes(*derive("invite gk")),
+            rv: derive("invite rv"),
+        }
+    }
+
+    /// The text to hand over.
+    pub fn token(&self) -> Zeroizing<String> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_TOKEN_LEN));
+        bytes.push(TOKEN_VERSION);
+        bytes.extend_from_slice(&self.network.0);
+        bytes.extend_from_slice(self.seed.as_ref());
+        for hint in self.hints.iter().take(MAX_HINTS) {
+            hint.encode(&mut bytes);
+        }
+        let check = hash(&bytes);
+        bytes.extend_from_slice(&check[..CHECK_LEN]);
+
+        let mut token = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN));
+        token.push_str(TOKEN_PREFIX);
+        BASE32_NOPAD.encode_append(&bytes, &mut token);
+        token.make_ascii_lowercase();
+        token
+    }
 }
-impl std::fmt::Debug for Invite { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("Invite([redacted])") } }
-impl std::str::FromStr for Invite { type Err = InviteError; fn from_str(_s: &str) -> Result<Self, InviteError> { todo!() } }
+
+impl InviteKeys {
+    /// What an admin announces of the invite.
+    pub fn open(&self, expires: UnixTime, admin: bool, name: Option<DeviceName>) -> InviteOpen {
+        InviteOpen {
+            invite: self.id,
+            ik: self.ik.public(),
+            gk: self.gk.public(),
+            rv: *self.rv,
+            expires,
+            admin,
+            name,
+        }
+    }
+}
+
+impl InviteOpen {
+    /// Whether every field is within its bounds, in an op of that time.
+    pub(super) fn is_well_formed(&self, time: UnixTime) -> bool {
+        self.invite == InviteId::of(&self.ik)
+            && self.gk.is_usable()
+            && self.expires > time
+            && self.expires <= time.plus(MAX_LIFETIME)
+    }
+}
+
+impl Hint {
+    /// An IPv4 address as one, without what only means something on the host it came from.
+    fn plain(self) -> Self {
+        Self {
+            address: SocketAddr::new(self.address.ip().to_canonical(), self.address.port()),
+            ..self
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.wg.0);
+        match self.address.ip() {
+            IpAddr::V4(v4) => {
+                out.push(4);
+                out.extend_from_slice(&v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                out.push(6);
+                out.extend_from_slice(&v6.octets());
+            }
+        }
+        out.extend_from_slice(&self.address.port().to_be_bytes());
+    }
+
+    fn decode(rest: &mut &[u8]) -> Option<Self> {
+        let wg = WgPublicKey(take(rest)?);
+        let ip = match take(rest)? {
+            [4] => IpAddr::V4(Ipv4Addr::from_octets(take(rest)?)),
+            [6] => IpAddr::V6(Ipv6Addr::from_octets(take(rest)?)),
+            _ => return None,
+        };
+        let port = u16::from_be_bytes(take(rest)?);
+        Some(Self { wg, address: SocketAddr::new(ip, port) })
+    }
+}
+
+impl fmt::Debug for Invite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Invite([redacted])")
+    }
+}
+
+impl fmt::Debug for InviteKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InviteKeys({:?}, [redacted])", self.id)
+    }
+}
+
+impl fmt::Debug for InviteOpen {
+    /// Without the rendezvous secret, which strangers must not find in a log file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InviteOpen")
+            .field("invite", &self.invite)
+            .field("expires", &self.expires)
+            .field("admin", &self.admin)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FromStr for Invite {
+    type Err = InviteError;
+
+    /// Reads a token in any case, with white space around it.
+    fn from_str(text: &str) -> Result<Self, InviteError> {
+        let text = text.trim();
+        if text.len() > MAX_TOKEN_LEN {
+            return Err(InviteError::TooLong);
+        }
+        let upper = Zeroizing::new(text.to_ascii_uppercase());
+        let prefix = TOKEN_PREFIX.to_ascii_uppercase();
+        let body = upper.strip_prefix(&prefix).ok_or(InviteError::Prefix)?;
+        let bytes = BASE32_NOPAD.decode(body.as_bytes()).map_err(|_| InviteError::Damaged)?;
+        let bytes = Zeroizing::new(bytes);
+
+        let at = bytes.len().checked_sub(CHECK_LEN).ok_or(InviteError::Damaged)?;
+        let (mut rest, check) = bytes.split_at(at);
+        if hash(rest)[..CHECK_LEN] != *check {
+            return Err(InviteError::Damaged);
+        }
+        let [version] = take(&mut rest).ok_or(InviteError::Damaged)?;
+        if version != TOKEN_VERSION {
+            return Err(InviteError::Version);
+        }
+        let network = NetworkId(take(&mut rest).ok_or(InviteError::Damaged)?);
+        let seed = Zeroizing::new(take(&mut rest).ok_or(InviteError::Damaged)?);
+        let mut hints = Vec::with_capacity(MAX_HINTS);
+        while !rest.is_empty() {
+            let hint = Hint::decode(&mut rest).filter(|_| hints.len() < MAX_HINTS);
+            hints.push(hint.ok_or(InviteError::Damaged)?);
+        }
+        Ok(Self { network, seed, hints })
+    }
+}
 
 /// Why a text is no invite (each variant is one clear sentence for the user).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InviteError {
+    /// It does not start like one.
     #[error("that is not an invite: one starts with \"ginnel1\"")]
     Prefix,
+    /// It starts like one, and the check does not match, or the fields do not fit.
     #[error("the invite was cut short or mistyped; copy it again, whole")]
     Damaged,
+    /// The check matches, the version is another.
     #[error("the invite is of a newer version of ginnel; upgrade this device")]
     Version,
+    /// More than [`MAX_TOKEN_LEN`] characters.
     #[error("an invite has fewer than 300 characters; this text is longer")]
     TooLong,
+}
+
+/// Takes the first `N` bytes off `rest`.
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*first)
 }

@@ -1,34 +1,456 @@
-//! SKELETON (helper `membership` owns and completes this file).
-use super::op::{Author, OpId, SignedOp, Verified};
+//! Every valid op this device holds, by author and sequence number, forks included.
+//!
+//! A log is what one author wrote: each op names the one before it, so an honest log is a chain.
+//! Ops may come in any order and twice. The *trunk* of a log is its longest prefix without a fork
+//! (one op at each `seq`, each naming the one before); what lies off the trunk is kept too, because
+//! a `Revoke` counts wherever it was signed (R4) and because two branches are the proof of a fork.
+//!
+//! # Who gets in
+//! Root, and every admin that an op of root names. A stranger's ops are refused
+//! ([`LogError::Stranger`]), so nobody but root can make a device hold more logs. An admin's ops may
+//! come before the `AdminAdd` that names it: the reader asks for them again.
+//!
+//! # Bounds (R10)
+//! [`MAX_LOG_OPS`] ops a log and [`MAX_BYTES`] in all. The last part of both is kept for denials,
+//! and of the bytes the very last for root: a log that somebody filled up can still take away, and
+//! root can still cut whoever filled it. At one `seq` of a forked log only the two allowing ops of
+//! the lowest ids are kept: two prove the fork, and no more of them could count.
+//!
+//! # Comparing
+//! [`Logs::heads`] and [`Logs::digest`] are what devices tell one another; [`Logs::missing`] says
+//! what to ask for. Inserting is O(log n), a digest O(authors + ops off the trunks).
 
-/// Every valid op this device holds, by author and sequence number; forks are kept (both branches).
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::op::{Author, Op, OpBody, OpError, OpId, SignedOp, Verified};
+use super::time::UnixTime;
+use crate::identity::{AdminId, RootId, hash};
+
+/// The most ops of one log.
+pub const MAX_LOG_OPS: u64 = 65_536;
+
+/// The most wire bytes of all logs together: 64 MiB.
+pub const MAX_BYTES: usize = 64 << 20;
+
+/// How many of [`MAX_LOG_OPS`] only denials may use: a sixteenth, more than an admin ever revokes
+/// by hand.
+const DENIAL_OPS: u64 = MAX_LOG_OPS / 16;
+
+/// How many of [`MAX_BYTES`] only denials and root may use: an eighth each.
+const RESERVED_BYTES: usize = MAX_BYTES / 8;
+
+/// How many allowing ops are kept at one `seq`: two prove a fork.
+const BRANCHES: usize = 2;
+
+/// Where an op stands in the logs; the order in which ops are listed.
+type Place = (Author, u64, OpId);
+
+/// Every valid op this device holds. The default one belongs to no network and takes no op.
 #[derive(Debug, Clone, Default)]
-pub struct Logs { }
+pub struct Logs {
+    root: Option<RootId>,
+    /// Every admin that an op of root names, whether or not it counts.
+    admins: BTreeSet<AdminId>,
+    ops: BTreeMap<Place, Verified<SignedOp>>,
+    places: HashMap<OpId, (Author, u64)>,
+    logs: BTreeMap<Author, Log>,
+    /// Critical ops of kinds this version does not know (R9).
+    unknown: BTreeSet<OpId>,
+    bytes: usize,
+    refused: bool,
+}
+
+/// What is kept of one author beside its ops.
+#[derive(Debug, Clone, Default)]
+struct Log {
+    /// The ids of the trunk, `seq` 1 first.
+    trunk: Vec<OpId>,
+    /// Ops held, the trunk's included.
+    len: u64,
+}
 
 /// What `insert` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inserted { New, Known }
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LogError {
-    #[error("a bound of the roster was reached (R10)")]
-    Full,
+pub enum Inserted {
+    /// The op is held from now on; tell the others.
+    New,
+    /// It was held already, or is one more branch of a fork that is proved already.
+    Known,
 }
 
-/// Where an author's log ends here: the longest contiguous chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Head { pub author: Author, pub seq: u64, pub id: OpId }
+/// Why an op was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// A bound was reached; the logs go on without the op, and an alarm is raised.
+    #[error("a bound of the roster was reached (R10)")]
+    Full,
+    /// Neither this network's root nor an admin that it named.
+    #[error("the author is no admin of this network")]
+    Stranger,
+}
+
+/// Where an author's log ends here: the longest contiguous chain; of a fork's branches the one with
+/// the lowest id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Head {
+    /// Whose log.
+    pub author: Author,
+    /// The sequence number of its last op.
+    pub seq: u64,
+    /// The id of its last op.
+    pub id: OpId,
+}
 
 impl Logs {
-    pub fn insert(&mut self, _op: Verified<SignedOp>) -> Result<Inserted, LogError> { todo!() }
+    /// The empty logs of the network with this root.
+    pub fn new(root: RootId) -> Self {
+        Self { root: Some(root), ..Self::default() }
+    }
+
+    /// Takes an op.
+    ///
+    /// # Errors
+    /// [`LogError::Stranger`] and [`LogError::Full`]; nothing was changed.
+    pub fn insert(&mut self, op: Verified<SignedOp>) -> Result<Inserted, LogError> {
+        if self.contains(op.id()) {
+            return Ok(Inserted::Known);
+        }
+        if !self.admits(op.op().author) {
+            return Err(LogError::Stranger);
+        }
+        let excess = match self.excess_branch(&op) {
+            Branch::Keep => None,
+            Branch::Replace(worst) => Some(worst),
+            Branch::Drop => return Ok(Inserted::Known),
+        };
+        if excess.is_none() && !self.has_room(&op) {
+            self.refused = true;
+            return Err(LogError::Full);
+        }
+        if let Some(worst) = excess {
+            self.remove(worst);
+        }
+        self.add(op);
+        Ok(Inserted::New)
+    }
+
+    /// Whether ops of this author are taken.
+    pub fn admits(&self, author: Author) -> bool {
+        match author {
+            Author::Root(root) => self.root == Some(root),
+            Author::Admin(admin) => self.admins.contains(&admin),
+        }
+    }
+
     /// One entry an author, ordered.
-    pub fn heads(&self) -> Vec<Head> { todo!() }
-    /// First 8 bytes of H over all heads (and fork branches): equal digests = equal sets.
-    pub fn digest(&self) -> [u8; 8] { todo!() }
+    pub fn heads(&self) -> Vec<Head> {
+        self.logs.keys().filter_map(|author| self.head(*author)).collect()
+    }
+
+    /// Where this author's log ends here.
+    pub fn head(&self, author: Author) -> Option<Head> {
+        let trunk = self.trunk(author);
+        let (mut seq, mut id) = (trunk.len() as u64, trunk.last().copied().unwrap_or(OpId::NONE));
+        while let Some(next) = self.at(author, seq + 1).find(|op| op.op().prev == id) {
+            (seq, id) = (seq + 1, next.id());
+        }
+        (seq > 0).then_some(Head { author, seq, id })
+    }
+
+    /// The first 8 bytes of `H` over all logs, what lies off their trunks included: equal digests,
+    /// equal sets.
+    pub fn digest(&self) -> [u8; 8] {
+        let mut text = Vec::new();
+        for author in self.logs.keys() {
+            let trunk = self.trunk(*author);
+            let (tag, key) = match author {
+                Author::Root(RootId(key)) => (0, key),
+                Author::Admin(AdminId(key)) => (1, key),
+            };
+            text.push(tag);
+            text.extend_from_slice(key);
+            text.extend_from_slice(&(trunk.len() as u64).to_be_bytes());
+            text.extend_from_slice(&trunk.last().unwrap_or(&OpId::NONE).0);
+            for loose in self.off_trunk(*author) {
+                text.extend_from_slice(&loose.op().seq.to_be_bytes());
+                text.extend_from_slice(&loose.id().0);
+            }
+        }
+        let mut digest = [0; 8];
+        digest.copy_from_slice(&hash(&text)[..8]);
+        digest
+    }
+
+    /// What to ask of a device that told these `heads` and this `digest`: for each author the first
+    /// sequence number that may be missing here. Where only branches of a fork can differ, whole
+    /// logs: that is rare, and it ends.
+    pub fn missing(&self, heads: &[Head], digest: [u8; 8]) -> Vec<(Author, u64)> {
+        if digest == self.digest() {
+            return Vec::new();
+        }
+        let ours = self.heads();
+        let wanted: Vec<_> =
+            heads.iter().filter_map(|head| Some((head.author, self.missing_from(head)?))).collect();
+        if wanted.is_empty() && ours == heads {
+            return ours.iter().map(|head| (head.author, 1)).collect();
+        }
+        wanted
+    }
+
     /// The ops of an author with `seq >= from`, in order, forks included.
-    pub fn after(&self, _author: Author, _from: u64) -> impl Iterator<Item = &Verified<SignedOp>> { std::iter::empty() }
-    pub fn iter(&self) -> impl Iterator<Item = &Verified<SignedOp>> { std::iter::empty() }
-    pub fn get(&self, _id: OpId) -> Option<&Verified<SignedOp>> { todo!() }
-    pub fn len(&self) -> usize { todo!() }
-    pub fn is_empty(&self) -> bool { self.len() == 0 }
+    pub fn after(&self, author: Author, from: u64) -> impl Iterator<Item = &Verified<SignedOp>> {
+        let first = (author, from, OpId::NONE);
+        let last = (author, u64::MAX, OpId([0xff; 32]));
+        self.ops.range(first..=last).map(|(_, op)| op)
+    }
+
+    /// Every op: root's first, then by author and sequence number. Inserted in this order into
+    /// empty logs, every op is taken.
+    pub fn iter(&self) -> impl Iterator<Item = &Verified<SignedOp>> {
+        self.ops.values()
+    }
+
+    /// The op with this id.
+    pub fn get(&self, id: OpId) -> Option<&Verified<SignedOp>> {
+        let (author, seq) = *self.places.get(&id)?;
+        self.ops.get(&(author, seq, id))
+    }
+
+    /// Whether the op with this id is held.
+    pub fn contains(&self, id: OpId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    /// Ops held.
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether no op is held.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// The wire bytes of all ops held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether an op was ever refused because a bound was reached.
+    pub fn has_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Whether the author signed two ops of which neither leads to the other.
+    pub fn is_forked(&self, author: Author) -> bool {
+        let next = self.trunk(author).len() as u64 + 1;
+        self.at(author, next).next().is_some()
+    }
+
+    /// The author's longest prefix without a fork: its ids, `seq` 1 first.
+    pub fn trunk(&self, author: Author) -> &[OpId] {
+        self.logs.get(&author).map_or(&[], |log| &log.trunk)
+    }
+
+    /// What writes the author's next ops.
+    ///
+    /// # Errors
+    /// [`PenError`], where this device must not write in this log now.
+    pub fn pen(&self, author: Author) -> Result<Pen, PenError> {
+        if !self.unknown.is_empty() {
+            return Err(PenError::Upgrade);
+        }
+        let head = self.head(author);
+        let (seq, prev) = head.map_or((0, OpId::NONE), |head| (head.seq, head.id));
+        let forked = self.is_forked(author);
+        if !forked && self.after(author, seq + 1).next().is_some() {
+            return Err(PenError::Gap);
+        }
+        let held = self.logs.get(&author).map_or(0, |log| log.len);
+        let room = MAX_LOG_OPS.saturating_sub(held.max(seq));
+        Ok(Pen { author, seq, prev, forked, room })
+    }
+
+    /// The author's next op, ready to be signed.
+    ///
+    /// # Errors
+    /// As [`Logs::pen`] and [`Pen::write`].
+    pub fn next_op(&self, author: Author, time: UnixTime, body: OpBody) -> Result<Op, PenError> {
+        self.pen(author)?.write(time, body)
+    }
+
+    /// The ops at one place of a log, lowest id first.
+    fn at(&self, author: Author, seq: u64) -> impl Iterator<Item = &Verified<SignedOp>> {
+        let place = (author, seq, OpId::NONE)..=(author, seq, OpId([0xff; 32]));
+        self.ops.range(place).map(|(_, op)| op)
+    }
+
+    fn off_trunk(&self, author: Author) -> impl Iterator<Item = &Verified<SignedOp>> {
+        self.after(author, self.trunk(author).len() as u64 + 1)
+    }
+
+    /// From where to ask for the log that ends in `theirs`; `None` where nothing is missing.
+    fn missing_from(&self, theirs: &Head) -> Option<u64> {
+        let ours = self.head(theirs.author).map_or(0, |head| head.seq);
+        match (self.contains(theirs.id), theirs.seq > ours) {
+            (true, false) => None,
+            (false, true) => Some(self.trunk(theirs.author).len() as u64 + 1),
+            // Their end hangs in the air here, or is another branch: its root may be anywhere.
+            (true, true) | (false, false) => Some(1),
+        }
+    }
+
+    fn has_room(&self, op: &Verified<SignedOp>) -> bool {
+        let denial = op.op().body.is_denial();
+        let (ops, bytes) = match op.op().author {
+            Author::Root(_) => (MAX_LOG_OPS, MAX_BYTES),
+            Author::Admin(_) if denial => (MAX_LOG_OPS, MAX_BYTES - RESERVED_BYTES),
+            Author::Admin(_) => (MAX_LOG_OPS - DENIAL_OPS, MAX_BYTES - 2 * RESERVED_BYTES),
+        };
+        let held = self.logs.get(&op.op().author).map_or(0, |log| log.len);
+        held < ops && op.op().seq <= MAX_LOG_OPS && self.bytes + op.signed().wire_len() <= bytes
+    }
+
+    /// What to do with one more op at its place.
+    fn excess_branch(&self, op: &Verified<SignedOp>) -> Branch {
+        if op.op().body.is_denial() {
+            return Branch::Keep;
+        }
+        let others = self.at(op.op().author, op.op().seq).filter(|o| !o.op().body.is_denial());
+        let others: Vec<_> = others.map(Verified::id).collect();
+        match others.last() {
+            Some(worst) if others.len() >= BRANCHES => {
+                if op.id() < *worst {
+                    Branch::Replace(*worst)
+                } else {
+                    Branch::Drop
+                }
+            }
+            _ => Branch::Keep,
+        }
+    }
+
+    fn add(&mut self, op: Verified<SignedOp>) {
+        let (author, seq, id) = (op.op().author, op.op().seq, op.id());
+        match op.op().body {
+            OpBody::AdminAdd { admin, .. } => {
+                self.admins.insert(admin);
+            }
+            OpBody::Unknown { critical: true, .. } => {
+                self.unknown.insert(id);
+            }
+            _ => {}
+        }
+        self.bytes += op.signed().wire_len();
+        self.places.insert(id, (author, seq));
+        self.ops.insert((author, seq, id), op);
+        self.logs.entry(author).or_default().len += 1;
+        self.settle(author, seq);
+    }
+
+    fn remove(&mut self, id: OpId) {
+        let Some((author, seq)) = self.places.remove(&id) else { return };
+        if let Some(op) = self.ops.remove(&(author, seq, id)) {
+            self.bytes -= op.signed().wire_len();
+        }
+        if let Some(log) = self.logs.get_mut(&author) {
+            log.len -= 1;
+        }
+        self.unknown.remove(&id);
+    }
+
+    /// Brings the trunk up to date after an op came to `seq`. A trunk that a fork cut short never
+    /// grows past it again, so all the work together is linear.
+    fn settle(&mut self, author: Author, seq: u64) {
+        let mut trunk = match self.logs.get_mut(&author) {
+            Some(log) => std::mem::take(&mut log.trunk),
+            None => return,
+        };
+        if seq <= trunk.len() as u64 {
+            trunk.truncate(usize::try_from(seq - 1).unwrap_or(usize::MAX));
+        } else {
+            loop {
+                let mut next = self.at(author, trunk.len() as u64 + 1);
+                let (Some(only), None) = (next.next(), next.next()) else { break };
+                if only.op().prev != trunk.last().copied().unwrap_or(OpId::NONE) {
+                    break;
+                }
+                trunk.push(only.id());
+            }
+        }
+        if let Some(log) = self.logs.get_mut(&author) {
+            log.trunk = trunk;
+        }
+    }
+}
+
+/// What to do with one more op where a log is forked.
+enum Branch {
+    Keep,
+    Replace(OpId),
+    Drop,
+}
+
+/// Writes the ops of one author, each chained to the one before.
+///
+/// It writes ahead of the logs: what it wrote must be signed, put on disk and inserted in its order,
+/// or thrown away whole.
+#[derive(Debug, Clone)]
+pub struct Pen {
+    author: Author,
+    seq: u64,
+    prev: OpId,
+    forked: bool,
+    room: u64,
+}
+
+/// Why this device must not write an op now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PenError {
+    /// Only denials count past a fork.
+    #[error(
+        "this admin's log is forked (its key was used on two devices, or old state was restored): \
+         it can only remove, until root cuts it"
+    )]
+    Forked,
+    /// Later ops of this author are held, and one before them is missing.
+    #[error("this admin's own log is incomplete here; let it connect to another device first")]
+    Gap,
+    /// The log has no more room (R10).
+    #[error("this admin's log is full")]
+    Full,
+    /// The roster holds acts that this version does not understand (R9).
+    #[error("the network uses acts of a newer version of ginnel; upgrade this device first")]
+    Upgrade,
+    /// The op itself cannot be.
+    #[error("the act cannot be signed: {0}")]
+    Op(#[from] OpError),
+}
+
+impl Pen {
+    /// The author's next op, ready to be signed.
+    ///
+    /// # Errors
+    /// [`PenError::Forked`] and [`PenError::Full`] where only denials are left to this author, and
+    /// [`PenError::Op`] where the body is none; nothing was written.
+    pub fn write(&mut self, time: UnixTime, body: OpBody) -> Result<Op, PenError> {
+        let denial = body.is_denial();
+        if self.forked && !denial {
+            return Err(PenError::Forked);
+        }
+        let reserved = match self.author {
+            Author::Admin(_) if !denial => DENIAL_OPS,
+            Author::Root(_) | Author::Admin(_) => 0,
+        };
+        if self.room <= reserved {
+            return Err(PenError::Full);
+        }
+        let op = Op { author: self.author, seq: self.seq + 1, prev: self.prev, time, body };
+        self.prev = OpId(hash(&op.encode()?));
+        self.seq += 1;
+        self.room -= 1;
+        Ok(op)
+    }
 }

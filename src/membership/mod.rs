@@ -1,19 +1,33 @@
 //! Who belongs: signed acts, the logs they stand in, and the roster that follows from them.
 //!
+//! * [`genesis`]: what a network is, fixed for ever; its hash is the network's id.
 //! * [`op`]: an act (`Grant`, `Revoke`, …) of an author, signed and chained to the one before.
+//! * [`certificate`]: what a `Grant` says of a device.
 //! * [`log`]: every valid op this device holds, by author, forks included.
-//! * [`roster`]: who belongs, as a pure function of that *set* of ops and the time (rules R1–R11).
+//! * [`roster`]: who belongs, as a pure function of that *set* of ops and the time.
+
 //! * [`invite`]: the one-time token and the keys that follow from its seed.
 //! * [`policy`]: names and other texts that are checked before they are signed.
+//! * [`time`]: wall-clock time as it stands in signed things.
+//!
+//! Nobody is asked who belongs: every device holds the same logs and computes the same roster. What
+//! an admin signs reaches the others in any order, twice, or late; the roster is the same once the
+//! set is the same, and taking away always wins over giving.
 
+pub mod certificate;
+pub mod genesis;
 pub mod invite;
 pub mod log;
 pub mod op;
 pub mod policy;
 pub mod roster;
+pub mod time;
 
-pub use invite::{Invite, InviteKeys};
+pub use certificate::{Certificate, Flags};
+pub use genesis::{Genesis, GenesisPool};
+pub use invite::{Invite, InviteId, InviteKeys, InviteOpen};
 pub use log::Logs;
-pub use op::{Author, Genesis, Op, OpBody, OpId, SignedOp, UnixTime, Unverified, Verified};
+pub use op::{Author, Op, OpBody, OpId, SignedOp, Unverified, Verified};
 pub use policy::DeviceName;
 pub use roster::{Member, Roster};
+pub use time::UnixTime;

@@ -1,2 +1,7 @@
 //! SKELETON (lead owns).
+pub mod deadlines;
 pub mod event;
+pub mod gossip;
+pub mod join;
+pub mod key;
+pub mod rate;

@@ -1,0 +1,580 @@
+//! The side that is let in: one for each join under way.
+//!
+//! Up to four sponsors are reached at once; the first whose tunnel stands is asked, the others wait.
+//! A sponsor that falls silent, or cannot admit, makes room for the next. What a proven sponsor says
+//! of the invite itself (used, expired, closed) ends the join at once. A sponsor that shows another
+//! network ends it too, unless a better one comes within [`GRACE`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::offer::{Parts, Shown};
+use crate::api::{self, ErrorKind, Stage};
+use crate::identity::{AdminId, DeviceId, IdSecret, WgPublicKey};
+use crate::membership::op::bind;
+use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp, Unverified};
+use crate::mesh::key::PeerKey;
+use crate::wire::control::join::{
+    JoinClaim, JoinHello, JoinOffer, JoinProve, JoinRequest, JoinScene, Refusal,
+};
+use crate::wire::control::{Control, Nonce};
+use crate::wire::record::NetworkSecret;
+
+/// Sponsors that are tried at once: as many as publish at an invite's rendezvous.
+const MAX_SPONSORS: usize = 4;
+
+/// Failed sponsors that are remembered: more than a network has admins.
+const MAX_SPENT: usize = 64;
+
+/// The first pause before a request is repeated; two round trips of a slow path. Doubled each time.
+const REPEAT: Duration = Duration::from_millis(500);
+
+/// The longest pause between repetitions.
+const REPEAT_MAX: Duration = Duration::from_secs(4);
+
+/// Repetitions before a sponsor counts as silent: 0.5 + 1 + 2 + 4 s.
+const REPEATS: u32 = 4;
+
+/// The same once the device proved itself: the sponsor's disk may be slow, and another sponsor would
+/// make a second Grant of the invite. 0.5 + 1 + 2 + 4 × 5 s.
+const REPEATS_PROVING: u32 = 8;
+
+/// How long the handshake of the new key may take: three of WireGuard's retransmissions.
+const SWITCH_TIME: Duration = Duration::from_secs(15);
+
+/// How long after the last sponsor failed another may still come, before the join fails with that
+/// one's reason.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The keys of the device that joins; kept by the owner, so that a later try is the same device.
+#[derive(Debug, Clone)]
+pub struct JoinerKeys {
+    /// The permanent key.
+    pub id: IdSecret,
+    /// The public half of its WireGuard key.
+    pub wg: WgPublicKey,
+    /// The key of its log, where the invite is for an admin.
+    pub admin: Option<AdminId>,
+}
+
+/// What the owner shall do or tell.
+#[derive(Debug)]
+pub enum JoinerEvent {
+    /// A stage was reached, with a sentence for people; each stage once, in order.
+    Stage(Stage, String),
+    /// The sponsor proved the network: keep the genesis, insert the ops.
+    Verified(Box<Shown>),
+    /// Start a tunnel with the new WireGuard key to the device at the other end of `guest`, where
+    /// that one is reached; once it stands, call [`Joiner::switched`].
+    Switch {
+        /// The tunnel under the guest key; it is needed until then, and if this fails.
+        guest: PeerKey,
+        /// The sponsor's WireGuard key.
+        sponsor: WgPublicKey,
+    },
+    /// The sponsor says that the Grant is written. The tunnel of the new key may now be used like a
+    /// member's; the guest's is of no more use.
+    Granted {
+        /// The tunnel under the guest key.
+        guest: PeerKey,
+        /// The tunnel of the new key.
+        peer: PeerKey,
+        /// The sponsor.
+        sponsor: DeviceId,
+    },
+    /// Ops of the sponsor, to verify and insert; then call [`Joiner::roster_changed`].
+    Ops(Vec<Unverified<SignedOp>>),
+    /// The network's secret.
+    Secret(NetworkSecret),
+    /// This guest tunnel, and the new key's at the same sponsor, are of no more use.
+    Abandon(PeerKey),
+    /// It did not work. Nothing follows.
+    Failed(api::Error),
+}
+
+/// Is let in.
+pub struct Joiner {
+    invite: Invite,
+    derived: InviteKeys,
+    keys: JoinerKeys,
+    name: DeviceName,
+    nonce: Nonce,
+    attempts: BTreeMap<PeerKey, Attempt>,
+    /// In the order in which their tunnels came to stand; the first is asked.
+    queue: VecDeque<PeerKey>,
+    /// Sponsors that are not worth another try.
+    spent: BTreeSet<WgPublicKey>,
+    stage: Stage,
+    last_failure: Option<(ErrorKind, String)>,
+    grace_ends: Option<Instant>,
+    gives_up: Instant,
+    over: bool,
+    outbox: VecDeque<(PeerKey, Control)>,
+    events: VecDeque<JoinerEvent>,
+}
+
+struct Attempt {
+    sponsor: WgPublicKey,
+    step: Step,
+    parts: Parts,
+    repeats: u32,
+    due: Instant,
+}
+
+/// Where the conversation with a sponsor stands.
+enum Step {
+    /// Waits for its turn.
+    Queued,
+    /// `JoinHello` went out.
+    Hello,
+    /// `JoinRequest` went out.
+    Request { sponsor: DeviceId, nonce: Nonce },
+    /// The new key's handshake is under way.
+    Switch { sponsor: DeviceId },
+    /// `JoinProve` went out.
+    Prove { sponsor: DeviceId, peer: PeerKey },
+    /// Granted; ops are awaited.
+    Granted { peer: PeerKey },
+}
+
+impl Joiner {
+    /// Starts to join with `invite`. `nonce` is 16 random bytes; at `gives_up` it has failed.
+    pub fn new(
+        invite: Invite,
+        keys: JoinerKeys,
+        name: DeviceName,
+        nonce: Nonce,
+        gives_up: Instant,
+    ) -> Self {
+        let mut joiner = Self {
+            derived: invite.keys(),
+            invite,
+            keys,
+            name,
+            nonce,
+            attempts: BTreeMap::new(),
+            queue: VecDeque::new(),
+            spent: BTreeSet::new(),
+            stage: Stage::Searching,
+            last_failure: None,
+            grace_ends: None,
+            gives_up,
+            over: false,
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        let detail = "looking for a device of the network".to_owned();
+        joiner.events.push_back(JoinerEvent::Stage(Stage::Searching, detail));
+        joiner
+    }
+
+    /// The stage reached so far.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Whether it is over, one way or the other.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether that sponsor is worth reaching: there is room, and it did not fail for good.
+    pub fn wants_sponsor(&self, sponsor: &WgPublicKey) -> bool {
+        !self.over
+            && self.stage < Stage::Admitted
+            && self.attempts.len() < MAX_SPONSORS
+            && !self.spent.contains(sponsor)
+    }
+
+    /// Addresses of a sponsor are known, and its tunnel is being tried.
+    pub fn reaching(&mut self) {
+        self.reach_stage(Stage::Reaching, "found a device of the network; reaching it");
+    }
+
+    /// A tunnel under the guest key stands.
+    pub fn connected(&mut self, guest: PeerKey, sponsor: WgPublicKey, now: Instant) {
+        if self.over || self.attempts.contains_key(&guest) {
+            return;
+        }
+        if !self.wants_sponsor(&sponsor) {
+            self.events.push_back(JoinerEvent::Abandon(guest));
+            return;
+        }
+        self.reach_stage(Stage::Connected, "connected; checking that it is the invite's network");
+        let attempt =
+            Attempt { sponsor, step: Step::Queued, parts: Parts::default(), repeats: 0, due: now };
+        self.attempts.insert(guest, attempt);
+        self.queue.push_back(guest);
+        self.grace_ends = None;
+        self.ask_first(now);
+    }
+
+    /// The new key's tunnel stands, to the sponsor that `guest` leads to.
+    pub fn switched(&mut self, guest: PeerKey, peer: PeerKey, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
+        if let Step::Switch { sponsor } = attempt.step {
+            attempt.enter(Step::Prove { sponsor, peer }, now);
+            self.send(guest, now);
+        }
+    }
+
+    /// A tunnel is gone: the guest's or the new key's.
+    pub fn lost(&mut self, peer: PeerKey, now: Instant) {
+        if let Some(guest) = self.attempt_of(peer) {
+            let message = "the device that was asked went away".to_owned();
+            self.drop_attempt(guest, (ErrorKind::Unreachable, message), now);
+        }
+    }
+
+    /// Handles a message that came through one of this join's tunnels.
+    pub fn handle(&mut self, from: PeerKey, message: &Control, now: Instant) {
+        let Some(guest) = self.attempt_of(from).filter(|_| !self.over) else { return };
+        match message {
+            Control::JoinOffer(part) if from == guest => self.offered(guest, part, now),
+            Control::JoinAccepted(accepted) if accepted.id == self.keys.id.public() => {
+                self.accepted(guest, now);
+            }
+            Control::JoinGranted(granted) if granted.id == self.keys.id.public() => {
+                self.granted(guest, from, now);
+            }
+            Control::JoinRefused(refused) => self.refused(guest, refused.reason, now),
+            Control::Ops(ops) if self.is_proven(guest, from) => {
+                let ops = ops.ops.iter().filter_map(|wire| SignedOp::decode(&wire.0).ok());
+                self.events.push_back(JoinerEvent::Ops(ops.collect()));
+            }
+            Control::Secret(secret) if self.is_proven(guest, from) => {
+                self.events.push_back(JoinerEvent::Secret(secret.into()));
+            }
+            _ => {}
+        }
+    }
+
+    /// The owner's roster changed: with this device in it, the join is as good as done.
+    pub fn roster_changed(&mut self, roster: &Roster) {
+        let me = roster.get(&self.keys.id.public());
+        if let Some(me) = me.filter(|me| !self.over && me.wg == self.keys.wg) {
+            let detail = format!("the network knows this device as \"{}\"", me.name);
+            self.reach_stage(Stage::Admitted, &detail);
+            self.grace_ends = None;
+            let granted = |attempt: &Attempt| matches!(attempt.step, Step::Granted { .. });
+            let others = self.attempts.extract_if(.., |_, attempt| !granted(attempt));
+            self.events.extend(others.map(|(guest, _)| JoinerEvent::Abandon(guest)));
+            self.queue.clear();
+        }
+    }
+
+    /// The interface is up: the join is over.
+    pub fn up(&mut self) {
+        if !self.over {
+            self.reach_stage(Stage::Up, "the network is up");
+            self.over = true;
+        }
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<(PeerKey, Control)> {
+        self.outbox.pop_front()
+    }
+
+    /// The next thing to do or tell.
+    pub fn poll_event(&mut self) -> Option<JoinerEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Joiner::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        if self.over {
+            return None;
+        }
+        let repeats = self.attempts.values().filter_map(Attempt::deadline);
+        let repeats = repeats.map(|at| (at, "join: repeat a request"));
+        let grace = self.grace_ends.map(|at| (at, "join: no other sponsor"));
+        let end = std::iter::once((self.gives_up, "join: give up"));
+        repeats.chain(grace).chain(end).min()
+    }
+
+    /// Repeats requests, and gives up.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.over {
+            return;
+        }
+        let due: Vec<PeerKey> = self
+            .attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.deadline().is_some_and(|at| at <= now))
+            .map(|(guest, _)| *guest)
+            .collect();
+        for guest in due {
+            self.repeat(guest, now);
+        }
+        if now >= self.gives_up {
+            let (kind, message) = self.time_is_up();
+            self.fail(kind, message);
+        } else if self.grace_ends.is_some_and(|at| at <= now) {
+            self.grace_ends = None;
+            if let Some((kind, message)) = self.last_failure.take() {
+                self.fail(kind, message);
+            }
+        }
+    }
+
+    fn offered(&mut self, guest: PeerKey, part: &JoinOffer, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
+        if !matches!(attempt.step, Step::Hello) || part.guest_nonce != self.nonce {
+            return;
+        }
+        let Some(nonce) = attempt.parts.add(part) else { return };
+        match attempt.parts.verify(&self.invite.network, &attempt.sponsor) {
+            Ok(shown) => {
+                attempt.enter(Step::Request { sponsor: shown.sponsor, nonce }, now);
+                self.send(guest, now);
+                let detail = format!("asked to join \"{}\"", shown.genesis.name);
+                self.events.push_back(JoinerEvent::Verified(Box::new(shown)));
+                self.reach_stage(Stage::Requested, &detail);
+            }
+            Err(error) => {
+                let message = format!(
+                    "the device that answered does not belong to the network of this invite: \
+                     {error}; ask for a new invite, this one may be in wrong hands"
+                );
+                self.drop_attempt(guest, (ErrorKind::Failed, message), now);
+            }
+        }
+    }
+
+    fn accepted(&mut self, guest: PeerKey, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
+        if let Step::Request { sponsor, .. } = attempt.step {
+            attempt.enter(Step::Switch { sponsor }, now);
+            attempt.due = now + SWITCH_TIME;
+            let sponsor = attempt.sponsor;
+            self.events.push_back(JoinerEvent::Switch { guest, sponsor });
+        }
+    }
+
+    fn granted(&mut self, guest: PeerKey, from: PeerKey, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
+        if let Step::Prove { sponsor, peer } = attempt.step
+            && peer == from
+        {
+            attempt.enter(Step::Granted { peer }, now);
+            self.events.push_back(JoinerEvent::Granted { guest, peer, sponsor });
+        }
+    }
+
+    fn refused(&mut self, guest: PeerKey, reason: Refusal, now: Instant) {
+        let Some(attempt) = self.attempts.get(&guest) else { return };
+        let proven = match attempt.step {
+            Step::Queued | Step::Granted { .. } => return,
+            Step::Hello => false,
+            Step::Request { .. } | Step::Switch { .. } | Step::Prove { .. } => true,
+        };
+        // Who asked at the same time may yet fail, and a full disk may yet be emptied: the request
+        // is repeated, and counts as unanswered.
+        if matches!(reason, Refusal::Busy | Refusal::Failed) && proven {
+            self.last_failure = Some((ErrorKind::Failed, sentence(reason).to_owned()));
+            return;
+        }
+        let failure = (ErrorKind::Failed, sentence(reason).to_owned());
+        let settled = matches!(reason, Refusal::Used | Refusal::Expired | Refusal::Closed);
+        if settled && proven {
+            self.fail(failure.0, failure.1);
+        } else {
+            self.drop_attempt(guest, failure, now);
+        }
+    }
+
+    /// Asks the first in the queue, where none is being asked.
+    fn ask_first(&mut self, now: Instant) {
+        let Some(first) = self.queue.front().copied() else { return };
+        if let Some(attempt) = self.attempts.get_mut(&first)
+            && matches!(attempt.step, Step::Queued)
+        {
+            attempt.enter(Step::Hello, now);
+            self.send(first, now);
+        }
+    }
+
+    /// Sends the request of the attempt's step, and sets when it is repeated.
+    fn send(&mut self, guest: PeerKey, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
+        let invite = self.derived.id;
+        let id = self.keys.id.public();
+        let (to, message) = match attempt.step {
+            Step::Hello => (guest, Control::JoinHello(JoinHello { invite, nonce: self.nonce })),
+            Step::Request { nonce, .. } => {
+                let scene = JoinScene {
+                    sponsor: attempt.sponsor,
+                    guest_nonce: self.nonce,
+                    sponsor_nonce: nonce,
+                };
+                let network = &self.invite.network;
+                let claim = JoinClaim {
+                    invite,
+                    id,
+                    wg: self.keys.wg,
+                    admin: self.keys.admin,
+                    name: self.name.clone(),
+                    bind_sig: bind(&self.keys.id, &self.keys.wg, network),
+                };
+                let request =
+                    JoinRequest::sign(claim, &scene, network, &self.derived.ik, &self.keys.id);
+                (guest, Control::JoinRequest(request))
+            }
+            Step::Prove { peer, .. } => (peer, Control::JoinProve(JoinProve { invite, id })),
+            Step::Queued | Step::Switch { .. } | Step::Granted { .. } => return,
+        };
+        attempt.due = now + (REPEAT * (1 << attempt.repeats.min(8))).min(REPEAT_MAX);
+        self.outbox.push_back((to, message));
+    }
+
+    /// The answer did not come: asks again, or the next sponsor.
+    fn repeat(&mut self, guest: PeerKey, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
+        attempt.repeats += 1;
+        let limit = match attempt.step {
+            Step::Switch { .. } => 1,
+            Step::Prove { .. } => REPEATS_PROVING,
+            Step::Queued | Step::Hello | Step::Request { .. } | Step::Granted { .. } => REPEATS,
+        };
+        if attempt.repeats < limit {
+            self.send(guest, now);
+            return;
+        }
+        let silent = "the device that was asked stopped answering".to_owned();
+        let failure = self.last_failure.take().unwrap_or((ErrorKind::Unreachable, silent));
+        self.drop_attempt(guest, failure, now);
+    }
+
+    /// Goes on with the next sponsor, or waits a little for one.
+    fn drop_attempt(&mut self, guest: PeerKey, failure: (ErrorKind, String), now: Instant) {
+        let Some(dropped) = self.attempts.remove(&guest) else { return };
+        self.queue.retain(|queued| *queued != guest);
+        self.outbox.retain(|(to, _)| *to != guest);
+        self.events.push_back(JoinerEvent::Abandon(guest));
+        // Silence says less than a reason, and another tunnel to the same sponsor may do better.
+        let silent = failure.0 == ErrorKind::Unreachable;
+        if !silent && self.spent.len() < MAX_SPENT {
+            self.spent.insert(dropped.sponsor);
+        }
+        if !silent || self.last_failure.is_none() {
+            self.last_failure = Some(failure);
+        }
+        if self.attempts.is_empty() && !silent {
+            self.grace_ends = Some(now + GRACE);
+        }
+        self.ask_first(now);
+    }
+
+    fn fail(&mut self, kind: ErrorKind, message: String) {
+        self.over = true;
+        self.outbox.clear();
+        let guests: Vec<PeerKey> = self.attempts.keys().copied().collect();
+        self.events.extend(guests.into_iter().map(JoinerEvent::Abandon));
+        self.attempts.clear();
+        self.queue.clear();
+        self.events.push_back(JoinerEvent::Failed(api::Error { kind, message }));
+    }
+
+    fn time_is_up(&mut self) -> (ErrorKind, String) {
+        if let Some(failure) = self.last_failure.take() {
+            return failure;
+        }
+        let message = match self.stage {
+            Stage::Searching => {
+                "no device of the network could be found; check that the device which made the \
+                 invite is on and reaches the Internet, and that this one does"
+            }
+            Stage::Reaching => {
+                "a device of the network was found but could not be reached; \
+                 `ginnel netcheck` on both sides shows what the NATs do"
+            }
+            Stage::Connected | Stage::Requested => {
+                "the device that was asked did not answer in time; try again"
+            }
+            Stage::Admitted | Stage::Up => {
+                "the network let this device in, but the interface did not come up in time; \
+                 `ginnel status` shows why"
+            }
+        };
+        (ErrorKind::Unreachable, message.to_owned())
+    }
+
+    fn reach_stage(&mut self, stage: Stage, detail: &str) {
+        if stage > self.stage && !self.over {
+            self.stage = stage;
+            self.events.push_back(JoinerEvent::Stage(stage, detail.to_owned()));
+        }
+    }
+
+    /// The attempt that a tunnel belongs to.
+    fn attempt_of(&self, peer: PeerKey) -> Option<PeerKey> {
+        if self.attempts.contains_key(&peer) {
+            return Some(peer);
+        }
+        let own = |attempt: &Attempt| attempt.own_tunnel() == Some(peer);
+        self.attempts.iter().find(|(_, attempt)| own(attempt)).map(|(guest, _)| *guest)
+    }
+
+    /// Whether `peer` is the new key's tunnel to a sponsor that proved itself.
+    fn is_proven(&self, guest: PeerKey, peer: PeerKey) -> bool {
+        self.attempts.get(&guest).is_some_and(|attempt| attempt.own_tunnel() == Some(peer))
+    }
+}
+
+impl Attempt {
+    fn enter(&mut self, step: Step, now: Instant) {
+        self.step = step;
+        self.repeats = 0;
+        self.due = now;
+    }
+
+    fn own_tunnel(&self) -> Option<PeerKey> {
+        match self.step {
+            Step::Prove { peer, .. } | Step::Granted { peer } => Some(peer),
+            Step::Queued | Step::Hello | Step::Request { .. } | Step::Switch { .. } => None,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.step {
+            Step::Queued | Step::Granted { .. } => None,
+            Step::Hello | Step::Request { .. } | Step::Switch { .. } | Step::Prove { .. } => {
+                Some(self.due)
+            }
+        }
+    }
+}
+
+/// A refusal as a sentence: what happened, and what to do.
+fn sentence(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::Used => {
+            "this invite was used by another device already; ask for a new one (`ginnel invite`)"
+        }
+        Refusal::Expired => "this invite has expired; ask for a new one (`ginnel invite`)",
+        Refusal::Closed => "this invite was withdrawn; ask for a new one (`ginnel invite`)",
+        Refusal::Unknown => {
+            "the network does not know this invite; ask an admin of it for a new one"
+        }
+        Refusal::CannotAdmit => {
+            "only devices answered that may not let others in; try again when an admin is online"
+        }
+        Refusal::Busy => {
+            "another device is using this invite at this moment; if it was not you, \
+                          ask for a new one"
+        }
+        Refusal::BadRequest => {
+            "the network refused the request of this device as malformed; check that both run \
+             the same version of ginnel"
+        }
+        Refusal::KeyInUse => {
+            "the keys of this device belong, or belonged, to another device of the network; \
+             `ginnel leave` and join with a new invite"
+        }
+        Refusal::Failed => {
+            "the device that was asked could not write its log; see its `ginnel status`"
+        }
+        Refusal::Other => "the network refused, for a reason this version does not know; upgrade",
+    }
+}
