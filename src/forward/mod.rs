@@ -9,6 +9,7 @@
 //! * In: [`ingress`] takes received datagrams through a tunnel and [`coalesce`] into frames.
 //! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
+//!   `timing` knows when its timers have something to do.
 //! * [`guard`]: who may cost us a handshake.
 //! * [`packet`]: IP headers, checksums, control packets.
 //! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
@@ -23,6 +24,7 @@ pub mod packet;
 pub mod segment;
 pub mod slot;
 pub mod table;
+mod timing;
 pub mod tunnel;
 pub mod upcall;
 
