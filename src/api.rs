@@ -166,7 +166,8 @@ impl Response {
 }
 
 /// Why something did not work: one sentence, and the kind that decides the exit code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
 pub struct Error {
     /// Decides the exit code.
     pub kind: ErrorKind,

@@ -48,7 +48,7 @@ pub struct PeerSlot {
     /// Its number.
     pub index: SlotIndex,
     /// Its WireGuard sessions. Held for a frame or a run of datagrams, never across a system call.
-    pub tunnel: Mutex<Tunnel>,
+    pub tunnel: Arc<Mutex<Tunnel>>,
     /// Where its datagrams go; only `mesh` writes.
     pub endpoint: ArcSwapOption<SocketAddr>,
     /// Inner sources that belong to this peer: exact addresses (/32, /128) and granted routes.
@@ -73,12 +73,28 @@ impl PeerSlot {
     ) -> Self {
         Self {
             index,
-            tunnel: Mutex::new(tunnel),
+            tunnel: Arc::new(Mutex::new(tunnel)),
             endpoint: ArcSwapOption::empty(),
             allowed,
             carries,
             stats: Stats::default(),
             born: now,
+            roamed_ms: AtomicU64::new(0),
+            awake_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The slot that takes the place of `before`: the same number, sessions and endpoint, other
+    /// rights. For a guest that became a member.
+    pub fn succeeding(before: &Self, allowed: Vec<(IpAddr, u8)>, carries: Carries) -> Self {
+        Self {
+            index: before.index,
+            tunnel: before.tunnel.clone(),
+            endpoint: ArcSwapOption::new(before.endpoint.load_full()),
+            allowed,
+            carries,
+            stats: Stats::default(),
+            born: before.born,
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
         }

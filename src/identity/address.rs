@@ -14,9 +14,23 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{DeviceId, NetworkId, hash, kdf};
 
-/// How many candidates of the pool an assignment tries before it gives up: with half of the pool
-/// taken, 64 tries fail once in 2^64.
-const ASSIGNMENT_TRIES: u32 = 64;
+/// How many candidates an assignment tries before it gives up, for each host of the pool: the last
+/// free address of a small pool is missed once in e^16.
+const TRIES_PER_HOST: u32 = 16;
+
+/// The most candidates an assignment tries: a tenth of a second of hashing. Only pools larger than a
+/// /20 get fewer than [`TRIES_PER_HOST`], and those are full with thousands of members only.
+const MAX_TRIES: u32 = 65_536;
+
+/// Prefixes that no pool may touch: this network, shared (RFC 6598), loopback, link-local,
+/// multicast and reserved.
+const RESERVED: [(Ipv4Addr, u8); 5] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(224, 0, 0, 0), 3),
+];
 
 /// The IPv6 prefix length of a network.
 pub const IPV6_PREFIX_LEN: u8 = 48;
@@ -78,7 +92,9 @@ pub enum PoolError {
     #[error("an IPv4 pool has no bits set after its prefix")]
     HostBits,
     /// Loopback, multicast, link-local, shared (100.64/10) or reserved space.
-    #[error("an IPv4 pool must not be loopback, link-local, multicast, reserved or 100.64.0.0/10")]
+    #[error(
+        "an IPv4 pool must not hold loopback, link-local, multicast, reserved or 100.64.0.0/10 addresses"
+    )]
     Reserved,
 }
 
@@ -92,10 +108,7 @@ impl Ipv4Pool {
         if base.to_bits() & pool.host_mask() != 0 {
             return Err(PoolError::HostBits);
         }
-        let [a, b, ..] = base.octets();
-        let shared = a == 100 && b & 0xc0 == 64;
-        let special = a == 0 || a == 127 || a >= 224 || (a == 169 && b == 254);
-        if shared || special {
+        if RESERVED.iter().any(|(base, len)| pool.overlaps(*base, *len)) {
             return Err(PoolError::Reserved);
         }
         Ok(pool)
@@ -122,6 +135,12 @@ impl Ipv4Pool {
         address.to_bits() & !self.host_mask() == self.base.to_bits()
     }
 
+    /// Whether a device may have `address`: inside, and neither the network's nor the broadcast one.
+    pub fn holds_host(&self, address: Ipv4Addr) -> bool {
+        let host = address.to_bits() & self.host_mask();
+        self.contains(address) && host != 0 && host != self.host_mask()
+    }
+
     /// Whether the prefix shares an address with `base/prefix_len`.
     pub fn overlaps(&self, base: Ipv4Addr, prefix_len: u8) -> bool {
         let len = self.prefix_len.min(prefix_len).min(32);
@@ -131,7 +150,9 @@ impl Ipv4Pool {
 
     /// The first address of the device's own sequence that `taken` does not hold.
     pub fn assign(&self, device: &DeviceId, taken: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
-        (0..ASSIGNMENT_TRIES).map(|i| self.candidate(device, i)).find(|address| !taken(*address))
+        let hosts = self.host_mask() - 1;
+        let tries = hosts.saturating_mul(TRIES_PER_HOST).min(MAX_TRIES);
+        (0..tries).map(|i| self.candidate(device, i)).find(|address| !taken(*address))
     }
 
     /// The `i`th address of the device's sequence; never the network or broadcast address.

@@ -13,7 +13,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use curve25519_dalek::edwards::CompressedEdwardsY;
 use data_encoding::{BASE32_NOPAD, BASE64};
 use ed25519_dalek::Signer;
 use hkdf::Hkdf;
@@ -32,10 +31,14 @@ pub fn hash(bytes: &[u8]) -> [u8; 32] {
 
 /// HKDF-SHA256 with an empty salt and `info = "ginnel/1 " ‖ label ‖ 0x00 ‖ ctx`; 32 bytes.
 pub fn kdf(key: &[u8], label: &str, ctx: &[u8]) -> Zeroizing<[u8; 32]> {
+    hkdf(key, &[LABEL, label.as_bytes(), &[0], ctx])
+}
+
+/// HKDF-SHA256 with an empty salt; `info` in parts; 32 bytes.
+fn hkdf(key: &[u8], info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut out = Zeroizing::new([0; 32]);
-    let info = [LABEL, label.as_bytes(), &[0], ctx];
     Hkdf::<Sha256>::new(None, key)
-        .expand_multi_info(&info, out.as_mut())
+        .expand_multi_info(info, out.as_mut())
         .expect("32 bytes is a valid HKDF-SHA256 output length");
     out
 }
@@ -214,11 +217,8 @@ signing_secret! {
     InviteSecret, InviteKey
 }
 
-/// Verifies an Ed25519 signature strictly (no small-order keys, canonical `S`).
+/// Verifies an Ed25519 signature strictly (no small-order keys or `R`, canonical `S`).
 fn verify_strict(public: &[u8; 32], text: &[u8], signature: &Signature) -> bool {
-    if CompressedEdwardsY(*public).decompress().is_none_or(|point| point.is_small_order()) {
-        return false;
-    }
     let Ok(key) = ed25519_dalek::VerifyingKey::from_bytes(public) else { return false };
     key.verify_strict(text, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
 }

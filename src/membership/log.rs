@@ -24,8 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::op::{Author, Op, OpBody, OpError, OpId, SignedOp, Verified};
-use super::time::UnixTime;
+use super::op::{Author, OpBody, OpId, SignedOp, Verified};
 use crate::identity::{AdminId, RootId, hash};
 
 /// The most ops of one log.
@@ -36,7 +35,7 @@ pub const MAX_BYTES: usize = 64 << 20;
 
 /// How many of [`MAX_LOG_OPS`] only denials may use: a sixteenth, more than an admin ever revokes
 /// by hand.
-const DENIAL_OPS: u64 = MAX_LOG_OPS / 16;
+pub(super) const DENIAL_OPS: u64 = MAX_LOG_OPS / 16;
 
 /// How many of [`MAX_BYTES`] only denials and root may use: an eighth each.
 const RESERVED_BYTES: usize = MAX_BYTES / 8;
@@ -254,31 +253,19 @@ impl Logs {
         self.logs.get(&author).map_or(&[], |log| &log.trunk)
     }
 
-    /// What writes the author's next ops.
-    ///
-    /// # Errors
-    /// [`PenError`], where this device must not write in this log now.
-    pub fn pen(&self, author: Author) -> Result<Pen, PenError> {
-        if !self.unknown.is_empty() {
-            return Err(PenError::Upgrade);
-        }
-        let head = self.head(author);
-        let (seq, prev) = head.map_or((0, OpId::NONE), |head| (head.seq, head.id));
-        let forked = self.is_forked(author);
-        if !forked && self.after(author, seq + 1).next().is_some() {
-            return Err(PenError::Gap);
-        }
-        let held = self.logs.get(&author).map_or(0, |log| log.len);
-        let room = MAX_LOG_OPS.saturating_sub(held.max(seq));
-        Ok(Pen { author, seq, prev, forked, room })
+    /// Ops held of this author.
+    pub(super) fn held(&self, author: Author) -> u64 {
+        self.logs.get(&author).map_or(0, |log| log.len)
     }
 
-    /// The author's next op, ready to be signed.
-    ///
-    /// # Errors
-    /// As [`Logs::pen`] and [`Pen::write`].
-    pub fn next_op(&self, author: Author, time: UnixTime, body: OpBody) -> Result<Op, PenError> {
-        self.pen(author)?.write(time, body)
+    /// The root whose network this is.
+    pub(super) fn root(&self) -> Option<RootId> {
+        self.root
+    }
+
+    /// The critical ops of kinds that this version does not know.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = &Verified<SignedOp>> {
+        self.unknown.iter().filter_map(|id| self.get(*id))
     }
 
     /// The ops at one place of a log, lowest id first.
@@ -309,8 +296,9 @@ impl Logs {
             Author::Admin(_) if denial => (MAX_LOG_OPS, MAX_BYTES - RESERVED_BYTES),
             Author::Admin(_) => (MAX_LOG_OPS - DENIAL_OPS, MAX_BYTES - 2 * RESERVED_BYTES),
         };
-        let held = self.logs.get(&op.op().author).map_or(0, |log| log.len);
-        held < ops && op.op().seq <= MAX_LOG_OPS && self.bytes + op.signed().wire_len() <= bytes
+        self.held(op.op().author) < ops
+            && op.op().seq <= MAX_LOG_OPS
+            && self.bytes + op.signed().wire_len() <= bytes
     }
 
     /// What to do with one more op at its place.
@@ -391,66 +379,4 @@ enum Branch {
     Keep,
     Replace(OpId),
     Drop,
-}
-
-/// Writes the ops of one author, each chained to the one before.
-///
-/// It writes ahead of the logs: what it wrote must be signed, put on disk and inserted in its order,
-/// or thrown away whole.
-#[derive(Debug, Clone)]
-pub struct Pen {
-    author: Author,
-    seq: u64,
-    prev: OpId,
-    forked: bool,
-    room: u64,
-}
-
-/// Why this device must not write an op now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PenError {
-    /// Only denials count past a fork.
-    #[error(
-        "this admin's log is forked (its key was used on two devices, or old state was restored): \
-         it can only remove, until root cuts it"
-    )]
-    Forked,
-    /// Later ops of this author are held, and one before them is missing.
-    #[error("this admin's own log is incomplete here; let it connect to another device first")]
-    Gap,
-    /// The log has no more room (R10).
-    #[error("this admin's log is full")]
-    Full,
-    /// The roster holds acts that this version does not understand (R9).
-    #[error("the network uses acts of a newer version of ginnel; upgrade this device first")]
-    Upgrade,
-    /// The op itself cannot be.
-    #[error("the act cannot be signed: {0}")]
-    Op(#[from] OpError),
-}
-
-impl Pen {
-    /// The author's next op, ready to be signed.
-    ///
-    /// # Errors
-    /// [`PenError::Forked`] and [`PenError::Full`] where only denials are left to this author, and
-    /// [`PenError::Op`] where the body is none; nothing was written.
-    pub fn write(&mut self, time: UnixTime, body: OpBody) -> Result<Op, PenError> {
-        let denial = body.is_denial();
-        if self.forked && !denial {
-            return Err(PenError::Forked);
-        }
-        let reserved = match self.author {
-            Author::Admin(_) if !denial => DENIAL_OPS,
-            Author::Root(_) | Author::Admin(_) => 0,
-        };
-        if self.room <= reserved {
-            return Err(PenError::Full);
-        }
-        let op = Op { author: self.author, seq: self.seq + 1, prev: self.prev, time, body };
-        self.prev = OpId(hash(&op.encode()?));
-        self.seq += 1;
-        self.room -= 1;
-        Ok(op)
-    }
 }

@@ -4,8 +4,9 @@
 //! * [`op`]: an act (`Grant`, `Revoke`, …) of an author, signed and chained to the one before.
 //! * [`certificate`]: what a `Grant` says of a device.
 //! * [`log`]: every valid op this device holds, by author, forks included.
+//! * [`pen`]: what writes the next op of an author's log.
 //! * [`roster`]: who belongs, as a pure function of that *set* of ops and the time.
-
+//! * `rules`: that function, rule by rule (R1–R7, R9, R10).
 //! * [`invite`]: the one-time token and the keys that follow from its seed.
 //! * [`policy`]: names and other texts that are checked before they are signed.
 //! * [`time`]: wall-clock time as it stands in signed things.
@@ -14,13 +15,18 @@
 //! an admin signs reaches the others in any order, twice, or late; the roster is the same once the
 //! set is the same, and taking away always wins over giving.
 
+mod body;
 pub mod certificate;
 pub mod genesis;
 pub mod invite;
 pub mod log;
 pub mod op;
+pub mod pen;
 pub mod policy;
+mod reign;
 pub mod roster;
+mod rules;
+mod signed;
 pub mod time;
 
 pub use certificate::{Certificate, Flags};

@@ -1,117 +1,301 @@
-//! SKELETON (helper `membership` owns and completes this file).
-use super::invite::InviteId;
-use super::log::Logs;
-use super::op::{Flags, Genesis, InviteOpen, OpId, UnixTime};
-use super::policy::DeviceName;
-use crate::identity::{AdminId, DeviceId, WgPublicKey};
+//! Who belongs, at one moment.
+//!
+//! A roster is a pure function of the genesis, the *set* of ops held and the time
+//! ([`Roster::derive`]); the order in which they came is forgotten. It is computed whole each time,
+//! O(n log n) in the ops, and checks no signature: only verified ops get into [`Logs`]. `rules` is
+//! that function; here is what it leaves, indexed for whoever asks.
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::invite::{InviteId, InviteOpen};
+use super::log::Logs;
+use super::op::{Flags, Genesis, OpId};
+use super::policy::DeviceName;
+use super::rules;
+use super::time::UnixTime;
+use crate::identity::{AdminId, DeviceId, WgPublicKey};
+
+/// The most members of a network (R10).
+pub const MAX_MEMBERS: usize = 10_000;
+
+/// The most admins of a network that are not cut (R10).
+pub const MAX_ADMINS: usize = 32;
+
+/// The most invites of one admin that are open at once (R10): every sponsor carries the guest key
+/// of each as a peer.
+pub const MAX_OPEN_INVITES: usize = 64;
+
+/// The shortest prefix of a key that names a device, in characters: 40 bits of base32 or 48 of
+/// base64, so that a short name is never taken for a key.
+const MIN_KEY_PREFIX: usize = 8;
+
 /// Who belongs, at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Roster {}
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roster {
+    pub(super) members: BTreeMap<DeviceId, Member>,
+    pub(super) by_wg: BTreeMap<WgPublicKey, DeviceId>,
+    pub(super) by_address: BTreeMap<IpAddr, DeviceId>,
+    pub(super) by_name: BTreeMap<DeviceName, DeviceId>,
+    /// Devices that some effective op speaks of and that are not live.
+    pub(super) gone: BTreeMap<DeviceId, Standing>,
+    /// What devices were last called by an effective Grant, also those that are gone.
+    pub(super) granted_names: BTreeMap<DeviceId, DeviceName>,
+    pub(super) granted_ipv4: BTreeSet<Ipv4Addr>,
+    pub(super) admins: BTreeMap<AdminId, DeviceId>,
+    pub(super) invites: BTreeMap<InviteId, InviteState>,
+    /// How many invites each admin has open, the refused ones included.
+    pub(super) open_invites: BTreeMap<AdminId, usize>,
+    /// The ops that do not count, which are few.
+    pub(super) ineffective: BTreeSet<OpId>,
+    pub(super) alarms: Vec<Alarm>,
+    pub(super) next_change: Option<UnixTime>,
+    pub(super) must_upgrade: bool,
+}
 
 /// A live member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
+    /// Its permanent key.
     pub id: DeviceId,
+    /// The static key of its tunnels.
     pub wg: WgPublicKey,
     /// As shown: `name`, or `name-xxxx` where another holds the name (R7).
     pub name: DeviceName,
+    /// Its address from the pool; none where an older member holds it (R7).
     pub ipv4: Option<Ipv4Addr>,
+    /// The address that follows from its key.
     pub ipv6: Ipv6Addr,
+    /// The prefixes it may route for.
     pub routes: Vec<(IpAddr, u8)>,
+    /// What it may do beside being a member.
     pub flags: Flags,
     /// Its admin key, where an effective AdminAdd names this device.
     pub admin: Option<AdminId>,
+    /// From when it belongs.
     pub not_before: UnixTime,
+    /// Until when, exclusive.
     pub not_after: UnixTime,
+    /// The op that says so.
     pub grant: OpId,
+    /// The invite it came with.
     pub invite: Option<InviteId>,
 }
 
 /// Where a device stands that is not (or no longer) live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
+    /// It belongs.
     Live,
-    Revoked { by: AdminId, at: UnixTime, reason: String },
-    Expired { at: UnixTime },
+    /// It is out for ever.
+    Revoked {
+        /// Who removed it.
+        by: AdminId,
+        /// When, by that admin's clock.
+        at: UnixTime,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Its certificate ran out.
+    Expired {
+        /// When.
+        at: UnixTime,
+    },
+    /// A rule keeps it out; the sentence says which.
     Refused(String),
+    /// No op that counts speaks of it.
     Unknown,
 }
 
 /// An event that people should see (fork, invite used twice, a bound reached…).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alarm {
+    /// Root signed two histories: nothing it signed after that counts, for ever.
     RootFork,
+    /// An admin signed two histories: nothing it allowed after that counts until root cuts it.
     AdminFork(AdminId),
+    /// Two devices or more came with one invite: none of them is let in by it.
     InviteReused(InviteId, Vec<DeviceId>),
+    /// Two devices have the same tunnel key: both are refused.
     DuplicateWgKey(WgPublicKey),
+    /// A bound was reached: the newest was refused.
     Full,
-}
-
-impl Roster {
-    /// The state that the set of ops means at `now` (R1–R7, R9–R10). Same set in any order, same roster.
-    pub fn derive(_genesis: &Genesis, _logs: &Logs, _now: UnixTime) -> Self {
-        todo!()
-    }
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
-        std::iter::empty()
-    }
-    pub fn len(&self) -> usize {
-        todo!()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    pub fn get(&self, _id: &DeviceId) -> Option<&Member> {
-        todo!()
-    }
-    pub fn by_wg(&self, _wg: &WgPublicKey) -> Option<&Member> {
-        todo!()
-    }
-    /// Overlay address → member (exact addresses only).
-    pub fn by_address(&self, _address: IpAddr) -> Option<&Member> {
-        todo!()
-    }
-    pub fn by_name(&self, _name: &str) -> Option<&Member> {
-        todo!()
-    }
-    pub fn standing(&self, _id: &DeviceId) -> Standing {
-        todo!()
-    }
-    pub fn is_admin(&self, _admin: &AdminId) -> bool {
-        todo!()
-    }
-    /// Invites that may still admit a device: open, unexpired, not closed, not used.
-    pub fn open_invites(&self) -> impl Iterator<Item = &InviteOpen> {
-        std::iter::empty()
-    }
-    pub fn invite(&self, _id: &InviteId) -> InviteState {
-        todo!()
-    }
-    pub fn ipv4_taken(&self, _address: Ipv4Addr) -> bool {
-        todo!()
-    }
-    pub fn alarms(&self) -> &[Alarm] {
-        todo!()
-    }
-    /// When the roster next changes by time alone (a certificate or an invite runs out or begins).
-    pub fn next_change(&self) -> Option<UnixTime> {
-        todo!()
-    }
-    /// Whether an op counts (R2–R4), for `ginnel log`.
-    pub fn is_effective(&self, _op: &OpId) -> bool {
-        todo!()
-    }
 }
 
 /// What became of an invite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InviteState {
+    /// No op that counts speaks of it.
     Unknown,
+    /// It may still admit a device.
     Open(Box<InviteOpen>),
+    /// A device came with it.
     Used(DeviceId),
+    /// An admin closed it, or had too many open.
     Closed,
+    /// It ran out.
     Expired,
+    /// Several devices came with it, and none is let in by it (R6).
     Reused(Vec<DeviceId>),
+}
+
+/// Why a text names no one device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// Nothing fits.
+    #[error("no device of this network has the name, address or key {0:?}")]
+    Unknown(String),
+    /// Several keys begin so.
+    #[error("{0:?} begins the keys of several devices ({1}): write more of it")]
+    Ambiguous(String, String),
+}
+
+impl Roster {
+    /// The state that the set of ops means at `now` (R1–R7, R9–R10). Same set in any order, same
+    /// roster.
+    pub fn derive(genesis: &Genesis, logs: &Logs, now: UnixTime) -> Self {
+        rules::derive(genesis, logs, now)
+    }
+
+    /// Every live member, by device id.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// How many members are live.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The live member with this id.
+    pub fn get(&self, id: &DeviceId) -> Option<&Member> {
+        self.members.get(id)
+    }
+
+    /// The live member with this tunnel key.
+    pub fn by_wg(&self, wg: &WgPublicKey) -> Option<&Member> {
+        self.get(self.by_wg.get(wg)?)
+    }
+
+    /// Overlay address → member (exact addresses only).
+    pub fn by_address(&self, address: IpAddr) -> Option<&Member> {
+        self.get(self.by_address.get(&address)?)
+    }
+
+    /// The live member that is shown under this name, in any case.
+    pub fn by_name(&self, name: &str) -> Option<&Member> {
+        self.get(self.by_name.get(&name.parse().ok()?)?)
+    }
+
+    /// The live member that a user means: by name, overlay address, or at least 8 characters of
+    /// its key (base32 of its id, or base64 of its tunnel key).
+    ///
+    /// # Errors
+    /// [`LookupError`], a sentence for the user.
+    pub fn by_prefix(&self, text: &str) -> Result<&Member, LookupError> {
+        let address = || self.by_address(text.parse().ok()?);
+        if let Some(member) = self.by_name(text).or_else(address) {
+            return Ok(member);
+        }
+        let lower = text.to_ascii_lowercase();
+        let means = |member: &&Member| {
+            member.id.to_string().starts_with(&lower) || member.wg.to_string().starts_with(text)
+        };
+        let enough = text.len() >= MIN_KEY_PREFIX;
+        let found: Vec<_> = self.members().filter(|_| enough).filter(means).take(4).collect();
+        match found.as_slice() {
+            [] => Err(LookupError::Unknown(text.to_owned())),
+            [only] => Ok(only),
+            several => {
+                let names: Vec<_> = several.iter().map(|member| member.name.as_str()).collect();
+                Err(LookupError::Ambiguous(text.to_owned(), names.join(", ")))
+            }
+        }
+    }
+
+    /// What to call a device, live or gone: its name, or the beginning of its key.
+    pub fn name_of(&self, id: &DeviceId) -> String {
+        let shown = self.get(id).map(|member| &member.name);
+        match shown.or_else(|| self.granted_names.get(id)) {
+            Some(name) => name.to_string(),
+            None => id.to_string().chars().take(MIN_KEY_PREFIX).collect(),
+        }
+    }
+
+    /// Where a device stands.
+    pub fn standing(&self, id: &DeviceId) -> Standing {
+        if self.members.contains_key(id) {
+            return Standing::Live;
+        }
+        self.gone.get(id).cloned().unwrap_or(Standing::Unknown)
+    }
+
+    /// Every device that some effective op speaks of and that is not live.
+    pub fn gone(&self) -> impl Iterator<Item = (&DeviceId, &Standing)> {
+        self.gone.iter()
+    }
+
+    /// Whether root named this admin and did not cut it.
+    pub fn is_admin(&self, admin: &AdminId) -> bool {
+        self.admins.contains_key(admin)
+    }
+
+    /// The device that root named with this admin key.
+    pub fn admin_device(&self, admin: &AdminId) -> Option<&DeviceId> {
+        self.admins.get(admin)
+    }
+
+    /// Invites that may still admit a device: open, unexpired, not closed, not used.
+    pub fn open_invites(&self) -> impl Iterator<Item = &InviteOpen> {
+        self.invites.values().filter_map(|state| match state {
+            InviteState::Open(invite) => Some(invite.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// What became of an invite.
+    pub fn invite(&self, id: &InviteId) -> InviteState {
+        self.invites.get(id).cloned().unwrap_or(InviteState::Unknown)
+    }
+
+    /// Whether this admin may open one more invite now (R10).
+    pub fn may_open_invite(&self, admin: &AdminId) -> bool {
+        self.is_admin(admin) && self.open_invites.get(admin).is_none_or(|n| *n < MAX_OPEN_INVITES)
+    }
+
+    /// Whether one more device may be admitted (R10).
+    pub fn has_room(&self) -> bool {
+        self.members.len() < MAX_MEMBERS
+    }
+
+    /// Whether a device that is not revoked has this address in its newest Grant.
+    pub fn ipv4_taken(&self, address: Ipv4Addr) -> bool {
+        self.granted_ipv4.contains(&address)
+    }
+
+    /// What people should see, sorted, each once.
+    pub fn alarms(&self) -> &[Alarm] {
+        &self.alarms
+    }
+
+    /// When the roster next changes by time alone (a certificate or an invite runs out or begins).
+    pub fn next_change(&self) -> Option<UnixTime> {
+        self.next_change
+    }
+
+    /// Whether an op that is held counts (R2–R4), for `ginnel log`.
+    pub fn is_effective(&self, op: &OpId) -> bool {
+        !self.ineffective.contains(op)
+    }
+
+    /// Whether a critical act of a later version counts here: this device must not write ops until
+    /// it is upgraded (R9).
+    pub fn must_upgrade(&self) -> bool {
+        self.must_upgrade
+    }
 }
