@@ -9,7 +9,7 @@
 //! * boringtun queues packets while there is no session; we ask first, so it never does.
 //! * Public keys and ephemeral keys of low order are refused, so that no secret is known to all.
 //! * boringtun's timers run when they have something to do, not four times a second for ever:
-//!   [`Tunnel::poll_timeout`] says when (see [`timing`](super::timing)). Its clock moves only when
+//!   [`Tunnel::poll_timeout`] says when (see `timing.rs`). Its clock moves only when
 //!   its timers run, therefore they also run before each handshake message, and from `seal` and
 //!   `open` once a second.
 //!
@@ -34,11 +34,16 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
+pub use super::outcome::{HandshakeOutcome, Opened, TunnelError};
+
 use super::SlotIndex;
-use super::guard::is_low_order;
+use super::guard::handshake_class;
+use super::outcome::MacVerdict;
 use super::timing::Timing;
 use crate::identity::{WgPublicKey, WgSecret};
-use crate::wire::classify;
+use crate::wire::classify::{
+    COOKIE_REPLY_LEN, Class, classify, counter, receiver_index, sender_index,
+};
 
 /// What sealing adds to a padded packet: header 16, tag 16.
 pub const SEAL_OVERHEAD: usize = 32;
@@ -58,50 +63,6 @@ const SMALL_BUFFER: usize = 256;
 /// Datagrams of timers that wait for `handle_timeout`; one a second arises at most, and each
 /// replaces what the one before was for.
 const MAX_PENDING: usize = 4;
-
-/// What a handshake message led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandshakeOutcome {
-    /// An answer was written; the session is usable once the peer's first data arrives.
-    Responded,
-    /// We initiated and a session stands.
-    Established,
-    /// A cookie was stored; the next initiation carries it.
-    CookieStored,
-}
-
-/// What a transport datagram held.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Opened<'a> {
-    /// An inner IP packet, without its padding. At least a whole fixed IP header, and as long as
-    /// that header says.
-    Packet(&'a mut [u8]),
-    /// Nothing: the peer only shows that it lives.
-    Keepalive,
-}
-
-/// Why a datagram was not opened, or a packet not sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TunnelError {
-    /// No session (or handshake) that this belongs to.
-    #[error("no session")]
-    NoSession,
-    /// The sender does not hold the keys.
-    #[error("not authentic")]
-    NotAuthentic,
-    /// It came before.
-    #[error("replayed")]
-    Replayed,
-    /// It is not a message, or no IP packet was inside.
-    #[error("malformed")]
-    Malformed,
-    /// Reject-After-Messages: the session may not be used any more.
-    #[error("the counter is used up")]
-    CounterLimit,
-    /// The caller's buffer cannot hold the result.
-    #[error("the buffer is too small")]
-    BufferTooSmall,
-}
 
 /// One peer's WireGuard sessions.
 pub struct Tunnel {
@@ -144,12 +105,14 @@ impl Tunnel {
         self.tick(now);
         // The 90 seconds count anew.
         self.timing.restart();
-        if let Some(at) = self.pending.iter().position(|datagram| is_initiation(datagram)) {
-            let datagram = self.pending.remove(at).unwrap_or_default();
-            self.timing.initiated(le32(&datagram, 4), now);
-            return datagram;
+        let waiting = self.pending.iter().position(|d| classify(d) == Class::Initiation);
+        match waiting.and_then(|at| self.pending.remove(at)) {
+            Some(datagram) => {
+                self.note_initiation(&datagram, now);
+                datagram
+            }
+            None => self.force_initiation(now),
         }
-        self.force_initiation(now)
     }
 
     /// Handles a type 1, 2 or 3 message; `out` gets the datagrams to send back (also keepalives
@@ -160,32 +123,30 @@ impl Tunnel {
         out: &mut Vec<Vec<u8>>,
         now: Instant,
     ) -> Result<HandshakeOutcome, TunnelError> {
-        let kind = handshake_kind(datagram)?;
+        let class = handshake_class(datagram).ok_or(TunnelError::Malformed)?;
         self.tick(now);
         out.extend(self.pending.drain(..));
         let mut buffer = [0; SMALL_BUFFER];
         let answer = match self.tunn.decapsulate(None, datagram, &mut buffer) {
-            TunnResult::WriteToNetwork(answer) => Some(answer.to_vec()),
+            TunnResult::WriteToNetwork(answer) => answer.to_vec(),
+            TunnResult::Done if class == Class::CookieReply => {
+                return Ok(HandshakeOutcome::CookieStored);
+            }
             TunnResult::Err(error) => return Err(refusal(&error)),
-            _ => None,
+            _ => return Err(TunnelError::Malformed),
         };
-        match (kind, answer) {
-            (1, Some(answer)) => {
-                self.timing.responded(le32(&answer, 4), now);
-                self.refresh();
-                out.push(answer);
-                Ok(HandshakeOutcome::Responded)
-            }
-            (2, Some(answer)) => {
-                self.timing.established(le32(datagram, 8), now);
-                self.refresh();
-                out.push(answer);
-                self.drain(out);
-                Ok(HandshakeOutcome::Established)
-            }
-            (3, None) => Ok(HandshakeOutcome::CookieStored),
-            _ => Err(TunnelError::Malformed),
-        }
+        // An initiation is answered with a response, a response with a keepalive.
+        let outcome = if let Some(index) = receiver_index(datagram) {
+            self.timing.established(index, now);
+            HandshakeOutcome::Established
+        } else {
+            self.timing.responded(sender_index(&answer).unwrap_or_default(), now);
+            HandshakeOutcome::Responded
+        };
+        self.refresh();
+        out.push(answer);
+        self.drain(out);
+        Ok(outcome)
     }
 
     /// Timers (rekey, retransmission, passive keepalive, expiry); `out` gets datagrams to send.
@@ -227,12 +188,8 @@ impl Tunnel {
 
     /// How long an inner packet of `len` bytes is after padding and sealing.
     pub fn sealed_len(&self, len: usize) -> usize {
-        let padded = len.next_multiple_of(PADDING);
-        if len <= self.pad_limit {
-            padded.min(self.pad_limit) + SEAL_OVERHEAD
-        } else {
-            len + SEAL_OVERHEAD
-        }
+        let limit = self.pad_limit.max(len);
+        len.next_multiple_of(PADDING).min(limit) + SEAL_OVERHEAD
     }
 
     /// Seals one inner packet (empty: a keepalive) at the start of `out`, of which at least
@@ -261,7 +218,7 @@ impl Tunnel {
         let TunnResult::WriteToNetwork(datagram) = result else {
             return Err(TunnelError::NoSession);
         };
-        if le64(datagram, 8) >= COUNTER_LIMIT {
+        if counter(datagram).is_none_or(|counter| counter >= COUNTER_LIMIT) {
             return Err(TunnelError::CounterLimit);
         }
         let len = datagram.len();
@@ -287,10 +244,9 @@ impl Tunnel {
         out: &'a mut [u8],
         now: Instant,
     ) -> Result<Opened<'a>, TunnelError> {
-        if classify::classify(datagram) != classify::Class::Transport {
-            return Err(TunnelError::Malformed);
-        }
-        if le64(datagram, 8) >= COUNTER_LIMIT {
+        let (counter, index) =
+            counter(datagram).zip(receiver_index(datagram)).ok_or(TunnelError::Malformed)?;
+        if counter >= COUNTER_LIMIT {
             return Err(TunnelError::CounterLimit);
         }
         if out.len() < datagram.len() - DATA_HEADER {
@@ -308,7 +264,7 @@ impl Tunnel {
         };
         // What is malformed inside was still sealed by the peer: it confirms the session.
         if matches!(opened, Ok(_) | Err(TunnelError::Malformed)) {
-            self.timing.confirmed(le32(datagram, 4));
+            self.timing.confirmed(index);
             self.sealable = true;
         }
         if matches!(opened, Ok(Opened::Packet(_))) {
@@ -329,16 +285,13 @@ impl Tunnel {
         match self.tunn.update_timers(&mut buffer) {
             TunnResult::WriteToNetwork(datagram) => {
                 let datagram = datagram.to_vec();
-                if is_initiation(&datagram) {
-                    self.timing.initiated(le32(&datagram, 4), now);
-                }
+                self.note_initiation(&datagram, now);
                 self.push_pending(datagram);
             }
-            TunnResult::Err(WireGuardError::ConnectionExpired) => {
-                if self.timing.expired(now) {
-                    let datagram = self.force_initiation(now);
-                    self.push_pending(datagram);
-                }
+            // boringtun holds nothing any more; an attempt under way goes on.
+            TunnResult::Err(WireGuardError::ConnectionExpired) if self.timing.expired(now) => {
+                let datagram = self.force_initiation(now);
+                self.push_pending(datagram);
             }
             _ => {}
         }
@@ -351,10 +304,16 @@ impl Tunnel {
         match self.tunn.format_handshake_initiation(&mut buffer, true) {
             TunnResult::WriteToNetwork(datagram) => {
                 let datagram = datagram.to_vec();
-                self.timing.initiated(le32(&datagram, 4), now);
+                self.note_initiation(&datagram, now);
                 datagram
             }
             _ => unreachable!("a forced initiation fails only on a buffer below 148 bytes"),
+        }
+    }
+
+    fn note_initiation(&mut self, datagram: &[u8], now: Instant) {
+        if let (Class::Initiation, Some(index)) = (classify(datagram), sender_index(datagram)) {
+            self.timing.initiated(index, now);
         }
     }
 
@@ -383,7 +342,7 @@ impl Tunnel {
 /// The static public key of the sender of a type 1 message, decrypted with `local` (checks MAC1
 /// too). One X25519.
 pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
-    if handshake_kind(datagram).ok()? != 1 {
+    if handshake_class(datagram) != Some(Class::Initiation) {
         return None;
     }
     let secret = x25519::StaticSecret::from(*local.as_bytes());
@@ -398,18 +357,6 @@ pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
     Some(WgPublicKey(half.peer_static_public))
 }
 
-/// What [`MacCheck`] says of a handshake message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum MacVerdict {
-    /// MAC1 is right, and under load MAC2 too.
-    Pass,
-    /// MAC1 is right, but we are under load and the sender has to show that it owns its address:
-    /// this answers it.
-    Cookie([u8; classify::COOKIE_REPLY_LEN]),
-    /// MAC1 is wrong, or it is no handshake message.
-    Refuse,
-}
-
 /// MAC1 and cookies (paper, sections 5.4.4 and 5.4.7) of messages to one static key of ours.
 pub(super) struct MacCheck(RateLimiter);
 
@@ -421,7 +368,7 @@ impl MacCheck {
 
     /// Checks a type 1 or 2 message.
     pub(super) fn check(&self, from: IpAddr, datagram: &[u8]) -> MacVerdict {
-        let mut cookie = [0; classify::COOKIE_REPLY_LEN];
+        let mut cookie = [0; COOKIE_REPLY_LEN];
         match self.0.verify_packet(Some(from), datagram, &mut cookie) {
             Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => MacVerdict::Pass,
             Err(TunnResult::WriteToNetwork(_)) => MacVerdict::Cookie(cookie),
@@ -433,22 +380,6 @@ impl MacCheck {
     pub(super) fn reset(&self) {
         self.0.reset_count();
     }
-}
-
-/// The type of a handshake message: 1, 2 or 3. A message with a low-order ephemeral key is
-/// malformed: its sender wants a secret that everybody knows.
-fn handshake_kind(datagram: &[u8]) -> Result<u8, TunnelError> {
-    let (kind, ephemeral) = match classify::classify(datagram) {
-        classify::Class::Initiation => (1, &datagram[8..40]),
-        classify::Class::Response => (2, &datagram[12..44]),
-        classify::Class::CookieReply => return Ok(3),
-        _ => return Err(TunnelError::Malformed),
-    };
-    if is_low_order(ephemeral) { Err(TunnelError::Malformed) } else { Ok(kind) }
-}
-
-fn is_initiation(datagram: &[u8]) -> bool {
-    classify::classify(datagram) == classify::Class::Initiation
 }
 
 fn refusal(error: &WireGuardError) -> TunnelError {
@@ -465,17 +396,6 @@ fn refusal(error: &WireGuardError) -> TunnelError {
         | WireGuardError::ConnectionExpired => TunnelError::NoSession,
         _ => TunnelError::Malformed,
     }
-}
-
-/// A little-endian number of a message whose length was checked.
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    let field = bytes.get(at..at + 4).and_then(|field| field.try_into().ok());
-    u32::from_le_bytes(field.unwrap_or_default())
-}
-
-fn le64(bytes: &[u8], at: usize) -> u64 {
-    let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
-    u64::from_le_bytes(field.unwrap_or_default())
 }
 
 #[cfg(test)]
