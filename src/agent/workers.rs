@@ -363,10 +363,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::forward::packet::wrap_control;
     use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel};
     use crate::identity::WgSecret;
     use crate::io::udp::UdpOptions;
+    use crate::wire::control::encode_packet;
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
 
@@ -430,7 +430,7 @@ mod tests {
         for confirmation in a.handshake() {
             a.send(&b, &confirmation);
         }
-        let hello = wrap_control(b"hello");
+        let hello = encode_packet(b"hello").unwrap();
         let hello = a.slot.tunnel.lock().seal_to_vec(&hello, clock::now()).unwrap();
         a.send(&b, &hello);
         let upcall = b.next();
