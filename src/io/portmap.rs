@@ -105,8 +105,9 @@ pub struct PortMapper {
     gateways: Vec<Gateway>,
     ports: Vec<NonZeroU16>,
     keepers: BTreeMap<(NonZeroU16, Gateway), KeeperHandle>,
-    /// Keepers that were told to stop and may still be removing their mapping.
-    stopping: Vec<JoinHandle<()>>,
+    /// Keepers that were told to stop and may still be removing their mapping of that port at that
+    /// router.
+    stopping: Vec<((NonZeroU16, Ipv4Addr), JoinHandle<()>)>,
 }
 
 #[derive(Debug)]
@@ -172,7 +173,7 @@ impl PortMapper {
         self.ports.clear();
         self.reconcile();
         let limit = Instant::now() + SHUTDOWN_LIMIT;
-        for mut task in self.stopping.drain(..) {
+        for (_, mut task) in self.stopping.drain(..) {
             if tokio::time::timeout_at(limit, &mut task).await.is_err() {
                 task.abort();
             }
@@ -185,27 +186,43 @@ impl PortMapper {
         let gone = self.keepers.extract_if(.., |(port, gateway), _| {
             !ports.contains(port) || !gateways.contains(gateway)
         });
-        for (_, keeper) in gone {
+        for ((port, gateway), keeper) in gone {
             keeper.orders.send_replace(Order::Stop);
-            self.stopping.push(keeper.task);
+            self.stopping.push(((port, gateway.router), keeper.task));
         }
-        self.stopping.retain(|task| !task.is_finished());
-        for (port, gateway) in
-            self.ports.iter().flat_map(|port| self.gateways.iter().map(|gateway| (*port, *gateway)))
-        {
-            self.keepers.entry((port, gateway)).or_insert_with(|| {
-                let (orders, receiver) = watch::channel(Order::Keep(0));
-                let nonce = nonce(&self.secret, port, gateway);
-                let keeper = Keeper {
-                    port,
-                    events: self.events.clone(),
-                    orders: receiver,
-                    slot: Slot { port, gateway, nonce, mapping: None },
-                    told: None,
-                };
-                KeeperHandle { orders, task: tokio::spawn(keeper.run()) }
-            });
+        self.stopping.retain(|(_, task)| !task.is_finished());
+        let (ports, gateways) = (self.ports.clone(), self.gateways.clone());
+        for port in ports {
+            for gateway in &gateways {
+                if !self.keepers.contains_key(&(port, *gateway)) {
+                    self.start_keeper(port, *gateway);
+                }
+            }
         }
+    }
+
+    fn start_keeper(&mut self, port: NonZeroU16, gateway: Gateway) {
+        let (orders, receiver) = watch::channel(Order::Keep(0));
+        let nonce = nonce(&self.secret, port, gateway);
+        let key = (port, gateway.router);
+        let keeper = Keeper {
+            port,
+            events: self.events.clone(),
+            orders: receiver,
+            slot: Slot { port, gateway, nonce, mapping: None },
+            told: None,
+        };
+        let before: Vec<_> =
+            self.stopping.extract_if(.., |(busy, _)| *busy == key).map(|(_, task)| task).collect();
+        let task = tokio::spawn(async move {
+            // Else a removal that is under way could hit the new mapping. Each is bounded by the
+            // patience of its exchanges.
+            for task in before {
+                task.await.ok();
+            }
+            keeper.run().await;
+        });
+        self.keepers.insert((port, gateway), KeeperHandle { orders, task });
     }
 }
 
