@@ -2,4 +2,5 @@
 pub mod cadence;
 pub mod directory;
 pub mod event;
+pub mod publisher;
 pub mod wall;
