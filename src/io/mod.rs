@@ -1,1 +1,3 @@
 //! SKELETON
+pub mod dht;
+pub mod lan;
