@@ -141,7 +141,7 @@ impl Lan {
             }
             if let (Some(socket), true) = (&self.v6, link.v6) {
                 let to = SocketAddrV6::new(GROUP_V6, PORT, 0, *index);
-                log(*index, socket.try_send_to(beacon, to.into()));
+                log(*index, SockRef::from(&**socket).send_to(beacon, &to.into()));
             }
         }
     }
@@ -200,10 +200,11 @@ fn open(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The kernel takes the source address from the link that `address` names.
+/// Past tokio, which would not send before the reactor saw the socket writable. The kernel takes the source address from the link that `address` names.
 fn send_v4(socket: &UdpSocket, address: Ipv4Addr, beacon: &[u8]) -> io::Result<usize> {
-    SockRef::from(socket).set_multicast_if_v4(&address)?;
-    socket.try_send_to(beacon, SocketAddr::from((GROUP_V4, PORT)))
+    let socket = SockRef::from(socket);
+    socket.set_multicast_if_v4(&address)?;
+    socket.send_to(beacon, &SocketAddrV4::new(GROUP_V4, PORT).into())
 }
 
 async fn receive(socket: Arc<UdpSocket>, sender: mpsc::Sender<Received>) {
