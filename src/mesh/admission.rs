@@ -222,9 +222,7 @@ impl Mesh {
                 self.take_ops(ops, None, now);
                 self.check_admitted(now);
             }
-            JoinerEvent::Secret(secret) => {
-                self.me.secret = Some(secret);
-            }
+            JoinerEvent::Secret(secret) => self.learn_secret(secret, now),
             JoinerEvent::Abandon(guest) => {
                 let remote = self.peers.get(guest).map(|peer| peer.remote);
                 if let Some(remote) = remote {
