@@ -93,6 +93,10 @@ impl Mesh {
             Who::Guest(invite) => Channel::Guest(invite),
             _ => Channel::Device(peer.remote),
         };
+        if let (Who::Member(_), Control::JoinProve(_)) = (peer.who, message) {
+            // It has not heard that it is one.
+            self.tell_secret(key, now);
+        }
         match &mut self.joins {
             Joins::Joiner(joiner) => joiner.handle(key, message, now),
             Joins::Sponsor(sponsor) => {
@@ -179,6 +183,7 @@ impl Mesh {
 
     /// The certificate is on disk and in the roster: the device is told, and is a member.
     pub(super) fn admitted(&mut self, device: DeviceId, peer: PeerKey, now: Instant) {
+        self.tell_secret(peer, now);
         let Joins::Sponsor(sponsor) = &mut self.joins else { return };
         sponsor.granted(&device, self.ledger.roster(), self.ledger.logs());
         while let Joins::Sponsor(sponsor) = &mut self.joins
@@ -186,11 +191,15 @@ impl Mesh {
         {
             self.tell(key, &message, now);
         }
+        self.promote(peer, device, now);
+    }
+
+    /// Tells a live member K_net.
+    pub(super) fn tell_secret(&mut self, peer: PeerKey, now: Instant) {
         if let Some(secret) = &self.me.secret {
             let secret = Control::Secret(Secret::from(secret));
             self.tell(peer, &secret, now);
         }
-        self.promote(peer, device, now);
     }
 
     /// The tunnel of a device under its own key becomes a member's: the same sessions and path,
@@ -221,9 +230,12 @@ impl Mesh {
             JoinerEvent::Granted { .. } => {}
             JoinerEvent::Ops(ops) => {
                 self.take_ops(ops, None, now);
-                self.check_admitted(now);
+                self.check_admitted();
             }
-            JoinerEvent::Secret(secret) => self.learn_secret(secret, now),
+            JoinerEvent::Secret(secret) => {
+                self.learn_secret(secret, now);
+                self.check_admitted();
+            }
             JoinerEvent::Abandon(guest) => {
                 let remote = self.peers.get(guest).map(|peer| peer.remote);
                 if let Some(remote) = remote {
@@ -247,11 +259,15 @@ impl Mesh {
         }
         let unix = self.unix(now);
         self.ledger = Ledger::new(shown.genesis, logs, unix);
-        self.check_admitted(now);
+        self.check_admitted();
     }
 
-    /// Whether the roster has this device by now: then everything is written, and it is a member.
-    fn check_admitted(&mut self, now: Instant) {
+    /// Whether the roster has this device and it knows K_net by now: then everything is written,
+    /// and it is a member. A member without K_net could be found by nobody.
+    fn check_admitted(&mut self) {
+        if self.me.secret.is_none() {
+            return;
+        }
         let roster = self.ledger.roster();
         let Joins::Joiner(joiner) = &mut self.joins else { return };
         let before = joiner.stage();
@@ -269,7 +285,6 @@ impl Mesh {
         ];
         let ticket = self.writes.wait(Act { ops: Vec::new(), then: Then::Joined });
         self.outputs.push_back(Output::Persist(files, Some(ticket)));
-        let _ = now;
     }
 
     /// This device is a member, for good: its sponsor is a peer like others.

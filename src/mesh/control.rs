@@ -128,9 +128,7 @@ impl Mesh {
         tracing::debug!(?device, "connected");
         self.directory.unwant(&device, now);
         self.gossip.peer_up(device, self.ledger.logs(), now);
-        if let Some(secret) = &self.me.secret {
-            self.tell(key, &Control::Secret(Secret::from(secret)), now);
-        }
+        self.tell_secret(key, now);
         self.tell_endpoints(key, now);
         self.send_waiting(key, now);
         self.connections_changed(now);

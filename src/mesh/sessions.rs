@@ -14,7 +14,7 @@ use super::tags::Caller;
 use super::*;
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
-use crate::identity::{DeviceId, WgPublicKey, WgSecret};
+use crate::identity::{DeviceId, WgSecret};
 use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
 
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
