@@ -32,12 +32,12 @@ const REPEAT: Duration = Duration::from_millis(500);
 /// The longest pause between repetitions.
 const REPEAT_MAX: Duration = Duration::from_secs(4);
 
-/// Repetitions before a sponsor counts as silent: 0.5 + 1 + 2 + 4 s.
+/// Repetitions before a sponsor counts as silent where another waits: 0.5 + 1 + 2 + 4 s.
 const REPEATS: u32 = 4;
 
-/// The same once the device proved itself: the sponsor's disk may be slow, and another sponsor would
-/// make a second Grant of the invite. 0.5 + 1 + 2 + 4 × 5 s.
-const REPEATS_PROVING: u32 = 8;
+/// The same where none waits, and once the device proved itself: the sponsor's disk may be slow, and
+/// another sponsor would make a second Grant. 0.5 + 1 + 2 + 4 × 5 s.
+const REPEATS_PATIENT: u32 = 8;
 
 /// How long the handshake of the new key may take: three of WireGuard's retransmissions.
 const SWITCH_TIME: Duration = Duration::from_secs(15);
@@ -430,11 +430,13 @@ impl Joiner {
 
     /// The answer did not come: asks again, or the next sponsor.
     fn repeat(&mut self, guest: PeerKey, now: Instant) {
+        let alone = self.queue.len() <= 1;
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
         attempt.repeats += 1;
         let limit = match attempt.step {
             Step::Switch { .. } => 1,
-            Step::Prove { .. } => REPEATS_PROVING,
+            Step::Prove { .. } => REPEATS_PATIENT,
+            _ if alone => REPEATS_PATIENT,
             Step::Queued | Step::Hello | Step::Request { .. } | Step::Granted { .. } => REPEATS,
         };
         if attempt.repeats < limit {

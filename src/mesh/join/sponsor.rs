@@ -295,6 +295,7 @@ impl Sponsor {
         if claim.invite != invite
             || !request.verify(&scene, &self.me.network, &open.ik)
             || !bound
+            || !claim.wg.is_usable()
             || claim.admin.is_some() != open.admin
         {
             return Err(Refusal::BadRequest);
@@ -380,8 +381,11 @@ impl Sponsor {
             InviteState::Expired => return Err(Refusal::Expired),
             InviteState::Unknown => return Err(Refusal::Unknown),
         }
-        let admin = self.me.admin.is_some_and(|admin| roster.is_admin(&admin));
-        if admin { Ok(()) } else { Err(Refusal::CannotAdmit) }
+        match self.me.admin {
+            Some(admin) if roster.is_admin(&admin) && roster.has_room() => Ok(()),
+            Some(admin) if roster.is_admin(&admin) => Err(Refusal::Failed),
+            Some(_) | None => Err(Refusal::CannotAdmit),
+        }
     }
 
     /// Whether the device is in already: its answer was lost.
