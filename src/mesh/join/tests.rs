@@ -514,7 +514,7 @@ fn candidates_are_few_and_are_forgotten() {
             bind_sig: bind(&id, &wg, &network),
         };
         let request = JoinRequest::sign(claim, &scene, &network, &invite.keys().ik, &id);
-        let request = Control::JoinRequest(request);
+        let request = Control::JoinRequest(Box::new(request));
         let answer = world.offices[0].ask(PeerKey(1), &invite, &request);
         refused += usize::from(answer == Some(Refusal::Busy));
     }
@@ -969,7 +969,7 @@ impl World {
         };
         change(&mut claim);
         let ik = invite.keys().ik;
-        Control::JoinRequest(JoinRequest::sign(claim, &scene, &network, &ik, &id))
+        Control::JoinRequest(Box::new(JoinRequest::sign(claim, &scene, &network, &ik, &id)))
     }
 
     fn run(&mut self, time: Duration) {
