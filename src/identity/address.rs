@@ -204,3 +204,121 @@ impl From<Ipv4Pool> for (Ipv4Addr, u8) {
         (pool.base, pool.prefix_len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_ipv6_address_follows_from_the_two_keys() {
+        let (network, device) = (NetworkId([1; 32]), DeviceId([2; 32]));
+        let prefix = hash(&[b"ula".as_slice(), &[1; 32]].concat());
+        let host = hash(&[b"addr".as_slice(), &[2; 32]].concat());
+        let octets = overlay_ipv6(&network, &device).octets();
+        assert_eq!(octets[0], 0xfd);
+        assert_eq!(octets[1..6], prefix[..5]);
+        assert_eq!(octets[6..], host[..10]);
+        assert_eq!(ipv6_prefix(&network).octets()[..6], octets[..6]);
+        assert_eq!(ipv6_prefix(&network).octets()[6..], [0; 10]);
+        assert_eq!(overlay_ipv6(&network, &device).to_string(), KNOWN_IPV6);
+    }
+
+    #[test]
+    fn the_default_pool_is_a_16_inside_10_and_follows_from_the_network() {
+        let pools: BTreeSet<_> =
+            (0..100).map(|n| Ipv4Pool::default_for(&NetworkId([n; 32]))).collect();
+        assert!(pools.len() > 50);
+        for pool in pools {
+            assert_eq!((pool.base().octets()[0], pool.prefix_len()), (10, 16));
+            assert_eq!(Ipv4Pool::new(pool.base(), pool.prefix_len()), Ok(pool));
+        }
+    }
+
+    #[test]
+    fn pools_that_would_break_a_host_are_refused() {
+        for (text, error) in [
+            ("10.71.0.0", PoolError::Malformed),
+            ("10.71/16", PoolError::Malformed),
+            ("fd00::/16", PoolError::Malformed),
+            ("10.71.0.0/", PoolError::Malformed),
+            ("10.71.0.0/256", PoolError::Malformed),
+            ("0.0.0.0/0", PoolError::PrefixLength),
+            ("10.0.0.0/7", PoolError::PrefixLength),
+            ("10.71.0.0/29", PoolError::PrefixLength),
+            ("10.71.0.1/16", PoolError::HostBits),
+            ("0.0.0.0/8", PoolError::Reserved),
+            ("100.64.0.0/16", PoolError::Reserved),
+            ("100.127.0.0/16", PoolError::Reserved),
+            ("100.0.0.0/8", PoolError::Reserved),
+            ("127.1.0.0/16", PoolError::Reserved),
+            ("169.254.0.0/24", PoolError::Reserved),
+            ("169.0.0.0/8", PoolError::Reserved),
+            ("224.0.0.0/8", PoolError::Reserved),
+            ("255.0.0.0/8", PoolError::Reserved),
+        ] {
+            assert_eq!(text.parse::<Ipv4Pool>(), Err(error), "{text}");
+        }
+        for text in ["10.0.0.0/8", "10.71.0.0/16", "172.16.0.0/12", "192.168.7.0/28"] {
+            assert_eq!(text.parse::<Ipv4Pool>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn pools_know_what_they_overlap() {
+        let pool: Ipv4Pool = "10.71.0.0/16".parse().unwrap();
+        for (base, len, overlaps) in [
+            ([10, 71, 3, 0], 24, true),
+            ([10, 0, 0, 0], 8, true),
+            ([0, 0, 0, 0], 0, true),
+            ([10, 71, 255, 255], 32, true),
+            ([10, 72, 0, 0], 16, false),
+            ([192, 168, 0, 0], 16, false),
+        ] {
+            assert_eq!(pool.overlaps(base.into(), len), overlaps, "{base:?}/{len}");
+        }
+        assert!(pool.contains(Ipv4Addr::new(10, 71, 255, 255)));
+        assert!(!pool.contains(Ipv4Addr::new(10, 72, 0, 0)));
+    }
+
+    #[test]
+    fn an_assignment_is_the_first_free_host_of_the_devices_own_sequence() {
+        let pool: Ipv4Pool = "10.71.0.0/16".parse().unwrap();
+        let device = DeviceId([2; 32]);
+        let first = pool.assign(&device, |_| false).unwrap();
+        assert_eq!(first, pool.candidate(&device, 0));
+        let second = pool.assign(&device, |address| address == first).unwrap();
+        assert_eq!(second, pool.candidate(&device, 1));
+        assert_ne!(first, second);
+        assert_ne!(pool.assign(&DeviceId([3; 32]), |_| false), Some(first));
+    }
+
+    #[test]
+    fn a_small_pool_fills_to_its_last_host_and_no_further() {
+        let pool: Ipv4Pool = "192.168.7.16/28".parse().unwrap();
+        let mut taken = BTreeSet::new();
+        for n in 0..14 {
+            let address = pool.assign(&DeviceId([n; 32]), |ip| taken.contains(&ip)).unwrap();
+            assert!(pool.holds_host(address), "{address}");
+            assert!(taken.insert(address));
+        }
+        assert_eq!(pool.assign(&DeviceId([14; 32]), |ip| taken.contains(&ip)), None);
+        assert!(!pool.holds_host(Ipv4Addr::new(192, 168, 7, 16)));
+        assert!(!pool.holds_host(Ipv4Addr::new(192, 168, 7, 31)));
+        assert!(!pool.holds_host(Ipv4Addr::new(192, 168, 7, 32)));
+    }
+
+    #[test]
+    fn only_the_devices_own_addresses_are_its_own() {
+        let own = NetworkAddresses { ipv6: Ipv6Addr::LOCALHOST, ipv4: None };
+        assert!(own.contains(Ipv6Addr::LOCALHOST.into()));
+        assert!(!own.contains(Ipv4Addr::LOCALHOST.into()));
+        let own = NetworkAddresses { ipv4: Some(Ipv4Addr::LOCALHOST), ..own };
+        assert!(own.contains(Ipv4Addr::LOCALHOST.into()));
+        assert!(!own.contains(Ipv4Addr::BROADCAST.into()));
+    }
+
+    /// The address of device `02 02 …` in network `01 01 …`: a change breaks every network.
+    const KNOWN_IPV6: &str = "fdab:1a97:5d66:4943:d09f:20fa:e103:ae26";
+}

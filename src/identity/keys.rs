@@ -365,6 +365,11 @@ impl Identity {
         if hash(body) != check {
             return Err(IdentityError::Checksum);
         }
+        let has_admin = match body_keys[96] {
+            0 => false,
+            1 => true,
+            _ => return Err(IdentityError::Magic),
+        };
         let key = |at: usize| {
             <[u8; 32]>::try_from(&body_keys[at..at + 32]).expect("the length was checked above")
         };
@@ -372,7 +377,256 @@ impl Identity {
             network: NetworkId(key(0)),
             id: IdSecret::from_seed(key(32)),
             wg: WgSecret::from_bytes(key(64)),
-            admin: (body_keys[96] == 1).then(|| AdminSecret::from_seed(key(97))),
+            admin: has_admin.then(|| AdminSecret::from_seed(key(97))),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId([0x11; 32]);
+
+    #[test]
+    fn hashes_as_fips_180_says() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(hash(b"abc").to_vec(), hex(abc));
+    }
+
+    #[test]
+    fn derives_as_rfc_5869_says() {
+        // Test case 3: empty salt and info; the first 32 bytes of its output.
+        let expected = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d";
+        assert_eq!(hkdf(&[0x0b; 22], &[]).to_vec(), hex(expected));
+        assert_eq!(kdf(b"k", "l", b"c"), hkdf(b"k", &[b"ginnel/1 l\0c"]));
+    }
+
+    #[test]
+    fn a_label_cannot_be_taken_for_a_context() {
+        assert_ne!(kdf(b"k", "ab", b"c"), kdf(b"k", "a", b"bc"));
+        assert_ne!(kdf(b"k", "a", b""), kdf(b"k", "", b"a"));
+    }
+
+    #[test]
+    fn signs_as_rfc_8032_says() {
+        for (secret, public, text, signature) in [
+            (
+                "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+                "",
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+            ),
+            (
+                "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+                "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+                "72",
+                "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+            ),
+        ] {
+            let key = IdSecret::from_seed(key(secret));
+            let made = Signature(key.key().sign(&hex(text)).to_bytes());
+            assert_eq!(key.public().0.to_vec(), hex(public));
+            assert_eq!(made.0.to_vec(), hex(signature));
+            assert!(verify_strict(&key.public().0, &hex(text), &made));
+        }
+    }
+
+    #[test]
+    fn agrees_as_rfc_7748_says() {
+        let alice = WgSecret::from_bytes(key(
+            "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a",
+        ));
+        let bob = WgSecret::from_bytes(key(
+            "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb",
+        ));
+        let public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+        let shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742";
+        assert_eq!(alice.public().0.to_vec(), hex(public));
+        assert_eq!(alice.agree(&bob.public()).unwrap().to_vec(), hex(shared));
+        assert_eq!(bob.agree(&alice.public()).unwrap().to_vec(), hex(shared));
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_type_network_text_and_key_only() {
+        let secret = IdSecret::from_seed([3; 32]);
+        let (public, signature) = (secret.public(), secret.sign("op", &NETWORK, b"text"));
+        assert!(public.verify("op", &NETWORK, b"text", &signature));
+        assert!(!public.verify("bind", &NETWORK, b"text", &signature));
+        assert!(!public.verify("op", &NetworkId([0x12; 32]), b"text", &signature));
+        assert!(!public.verify("op", &NETWORK, b"texts", &signature));
+        let other = IdSecret::from_seed([4; 32]).public();
+        assert!(!other.verify("op", &NETWORK, b"text", &signature));
+    }
+
+    #[test]
+    fn a_second_form_of_a_signature_is_refused() {
+        let secret = IdSecret::from_seed([3; 32]);
+        let mut signature = secret.sign("op", &NETWORK, b"text");
+        add_group_order(&mut signature);
+        assert!(!secret.public().verify("op", &NETWORK, b"text", &signature));
+    }
+
+    #[test]
+    fn small_order_keys_are_refused_whatever_they_sign() {
+        // With A and R of small order and S = 0 a lax verifier accepts one text in eight.
+        for point in SMALL_ORDER {
+            let public = DeviceId(key(point));
+            for r in SMALL_ORDER {
+                let mut signature = Signature([0; 64]);
+                signature.0[..32].copy_from_slice(&hex(r));
+                for text in 0..8_u8 {
+                    assert!(!public.verify("op", &NETWORK, &[text], &signature), "{point} {r}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_point_verifies_nothing() {
+        let mut off_curve = [0; 32];
+        off_curve[0] = 2;
+        assert!(!DeviceId(off_curve).verify("op", &NETWORK, b"", &Signature([0; 64])));
+        assert!(!DeviceId([0xff; 32]).verify("op", &NETWORK, b"", &Signature([0xff; 64])));
+    }
+
+    #[test]
+    fn low_order_tunnel_keys_agree_on_nothing() {
+        let secret = WgSecret::from_bytes([7; 32]);
+        for low in [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ] {
+            let low = WgPublicKey(key(low));
+            assert!(secret.agree(&low).is_none(), "{low}");
+            assert!(!low.is_usable(), "{low}");
+        }
+        assert!(secret.public().is_usable());
+    }
+
+    #[test]
+    fn a_second_form_of_a_tunnel_key_is_not_usable() {
+        let mut key = WgSecret::from_bytes([7; 32]).public();
+        assert!(key.is_usable());
+        key.0[31] |= 0x80; // X25519 ignores this bit
+        assert!(!key.is_usable());
+        let mut nine = WgPublicKey([0xff; 32]); // 9 + p, the base point
+        (nine.0[0], nine.0[31]) = (0xed + 9, 0x7f);
+        assert!(!nine.is_usable());
+    }
+
+    #[test]
+    fn keys_read_what_they_print() {
+        let id = IdSecret::from_seed([3; 32]).public();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().to_ascii_uppercase().parse(), Ok(id));
+        assert_eq!(id.to_string().len(), 52);
+        let wg = WgSecret::from_bytes([3; 32]).public();
+        assert_eq!(wg.to_string().parse(), Ok(wg));
+        let (short, long, longest) = (id.to_string(), format!("{id}a"), "a".repeat(10_000));
+        for bad in ["", "a", "é", &short[1..], &long, &longest] {
+            assert_eq!(bad.parse::<DeviceId>(), Err(KeyError::Malformed));
+            assert_eq!(bad.parse::<WgPublicKey>(), Err(KeyError::Malformed));
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let text = format!("{:?}", identity(true));
+        for secret in ["0303", "3, 3", "[4", "[5"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+        assert_eq!(text.matches("[redacted]").count(), 3);
+    }
+
+    #[test]
+    fn an_identity_reads_what_it_wrote() {
+        for admin in [false, true] {
+            let identity = identity(admin);
+            let bytes = identity.encode();
+            assert_eq!(bytes.len(), IDENTITY_LEN);
+            let read = Identity::decode(&bytes).unwrap();
+            assert_eq!(read.network, identity.network);
+            assert_eq!(read.id.seed(), identity.id.seed());
+            assert_eq!(read.wg.as_bytes(), identity.wg.as_bytes());
+            assert_eq!(
+                read.admin.map(|admin| *admin.seed()),
+                identity.admin.map(|admin| *admin.seed())
+            );
+        }
+    }
+
+    #[test]
+    fn every_damage_to_an_identity_is_named() {
+        let good = identity(true).encode();
+        for len in (0..IDENTITY_LEN).chain([IDENTITY_LEN + 1, 10_240]) {
+            let mut bytes = good.to_vec();
+            bytes.resize(len, 0);
+            assert_eq!(Identity::decode(&bytes).err(), Some(IdentityError::Length(len)));
+        }
+        for at in 0..IDENTITY_LEN {
+            for bit in 0..8 {
+                let mut bytes = good.to_vec();
+                bytes[at] ^= 1 << bit;
+                let expected = if at < 8 { IdentityError::Magic } else { IdentityError::Checksum };
+                assert_eq!(Identity::decode(&bytes).err(), Some(expected), "byte {at} bit {bit}");
+            }
+        }
+        assert_eq!(Identity::decode(&[0; IDENTITY_LEN]).err(), Some(IdentityError::Magic));
+    }
+
+    #[test]
+    fn an_identity_of_a_later_form_is_not_guessed_at() {
+        let mut bytes = identity(true).encode().to_vec();
+        bytes[8 + 96] = 2;
+        let check = hash(&bytes[..IDENTITY_LEN - 32]);
+        bytes[IDENTITY_LEN - 32..].copy_from_slice(&check);
+        assert_eq!(Identity::decode(&bytes).err(), Some(IdentityError::Magic));
+    }
+
+    /// Every encoding of a point whose order divides 8 that decompresses.
+    const SMALL_ORDER: [&str; 8] = [
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000080",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    ];
+
+    fn identity(admin: bool) -> Identity {
+        Identity {
+            network: NETWORK,
+            id: IdSecret::from_seed([3; 32]),
+            wg: WgSecret::from_bytes([4; 32]),
+            admin: admin.then(|| AdminSecret::from_seed([5; 32])),
+        }
+    }
+
+    /// Makes `S` into `S + L`, which a lax verifier accepts as well.
+    fn add_group_order(signature: &mut Signature) {
+        let order = hex("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
+        let mut carry = 0;
+        for (byte, add) in signature.0[32..].iter_mut().zip(order) {
+            let sum = u16::from(*byte) + u16::from(add) + carry;
+            *byte = sum as u8;
+            carry = sum >> 8;
+        }
+        assert_eq!(carry, 0);
+    }
+
+    fn key(text: &str) -> [u8; 32] {
+        hex(text).try_into().unwrap()
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
     }
 }

@@ -311,3 +311,132 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     *rest = after;
     Some(*first)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_reads_what_it_wrote() {
+        for hints in [vec![], vec![v4()], vec![v6()], vec![v4(), v6()], vec![v6(), v6()]] {
+            let invite = Invite::new(NETWORK, [7; 16], hints);
+            let token = invite.token();
+            assert!(token.len() <= 255 && token.starts_with("ginnel1"), "{}", token.len());
+            assert!(token.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+            assert_eq!(token.parse().as_ref(), Ok(&invite));
+        }
+    }
+
+    #[test]
+    fn the_token_and_its_keys_are_the_known_ones() {
+        let invite = Invite::new(NETWORK, [7; 16], vec![v4()]);
+        let keys = invite.keys();
+        assert_eq!(*invite.token(), KNOWN_TOKEN);
+        assert_eq!(keys.ik.public().to_string(), KNOWN_IK);
+        assert_eq!(keys.gk.public().to_string(), KNOWN_GK);
+        assert_eq!(data_encoding::HEXLOWER.encode(keys.rv.as_ref()), KNOWN_RV);
+        assert_eq!(keys.id.0, hash(&keys.ik.public().0)[..16]);
+        assert_ne!(keys.rv, Invite::new(NetworkId([2; 32]), [7; 16], vec![]).keys().rv);
+    }
+
+    #[test]
+    fn a_token_is_read_in_any_case_and_with_space_around_it() {
+        let invite = Invite::new(NETWORK, [7; 16], vec![v4()]);
+        let token = invite.token();
+        assert_eq!(token.to_ascii_uppercase().parse().as_ref(), Ok(&invite));
+        assert_eq!(format!("  \t{}\r\n", *token).parse().as_ref(), Ok(&invite));
+    }
+
+    #[test]
+    fn every_truncation_and_typing_error_is_told() {
+        let token = Invite::new(NETWORK, [7; 16], vec![v4(), v6()]).token();
+        for len in 0..token.len() {
+            let error = token[..len].parse::<Invite>().unwrap_err();
+            let expected = if len < 7 { InviteError::Prefix } else { InviteError::Damaged };
+            assert_eq!(error, expected, "{len}");
+        }
+        for at in 0..token.len() {
+            let other = if token.as_bytes()[at] == b'b' { "c" } else { "b" };
+            let typo = [&token[..at], other, &token[at + 1..]].concat();
+            assert!(typo.parse::<Invite>().is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn garbage_and_giants_are_told() {
+        for (text, error) in [
+            (String::new(), InviteError::Prefix),
+            ("hello".to_owned(), InviteError::Prefix),
+            ("ginnel2aaaa".to_owned(), InviteError::Prefix),
+            ("ginnel1".to_owned(), InviteError::Damaged),
+            ("ginnel1aa".to_owned(), InviteError::Damaged),
+            ("ginnel1ß".to_owned(), InviteError::Damaged),
+            ("ginnel1 aaaaaaaa".to_owned(), InviteError::Damaged),
+            (format!("ginnel1{}", "a".repeat(293)), InviteError::Damaged),
+            (format!("ginnel1{}", "a".repeat(294)), InviteError::TooLong),
+            ("a".repeat(10 * 1024), InviteError::TooLong),
+            ("\u{1f511}".repeat(100), InviteError::TooLong),
+        ] {
+            assert_eq!(text.parse::<Invite>(), Err(error), "{text:.20}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_told_apart_from_damage() {
+        assert_eq!(with_check(&[2; 80]).parse::<Invite>(), Err(InviteError::Version));
+        assert_eq!(with_check(&[1; 20]).parse::<Invite>(), Err(InviteError::Damaged));
+    }
+
+    #[test]
+    fn malformed_hints_under_a_right_check_are_refused() {
+        let head = [&[1][..], &NETWORK.0, &[7; 16]].concat();
+        let hint = |family: u8, len: usize| [&[9; 32][..], &[family], &vec![1; len]].concat();
+        let good = [&head[..], &hint(4, 6)].concat();
+        assert!(with_check(&good).parse::<Invite>().is_ok());
+        for bad in [hint(4, 5), hint(4, 7), hint(6, 17), hint(5, 6), hint(4, 6).repeat(3)] {
+            let token = with_check(&[&head[..], &bad].concat());
+            assert_eq!(token.parse::<Invite>(), Err(InviteError::Damaged));
+        }
+    }
+
+    #[test]
+    fn hints_beyond_two_and_what_only_means_something_here_are_dropped() {
+        let mapped = Hint { address: "[::ffff:203.0.113.7]:41641".parse().unwrap(), ..v4() };
+        let scoped = Hint { address: "[fe80::1%3]:1".parse().unwrap(), ..v4() };
+        let invite = Invite::new(NETWORK, [7; 16], vec![mapped, scoped, v4()]);
+        assert_eq!(invite.hints[0], v4());
+        assert_eq!(invite.hints.len(), MAX_HINTS);
+        assert_eq!(invite.token().parse().as_ref(), Ok(&invite));
+    }
+
+    #[test]
+    fn an_invite_does_not_print() {
+        let invite = Invite::new(NETWORK, [7; 16], vec![v4()]);
+        assert_eq!(format!("{invite:?}"), "Invite([redacted])");
+        let keys = format!("{:?}", invite.keys());
+        assert!(keys.ends_with("[redacted])") && !keys.contains("rv"), "{keys}");
+        let open = format!("{:?}", invite.keys().open(UnixTime(1), false, None));
+        assert!(!open.contains("rv"), "{open}");
+    }
+
+    const NETWORK: NetworkId = NetworkId([1; 32]);
+    // A change of these breaks every invite that is under way.
+    const KNOWN_TOKEN: &str = "ginnel1aeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcbyha4dqobyha4dqobyha4dqobyjbeeqscijbeeqscijbeeqscijbeeqscijbeeqscijbeeqscijbecmwadra6rksffl4fsq";
+    const KNOWN_IK: &str = "l5qzwryahjkru32qmixmf5yhhfbynq2devs3fuf4gq2civup55ya";
+    const KNOWN_GK: &str = "HbIOMAn7y+ImX7/g4syGTsHnRmecsu8vkOIEUeG9zSA=";
+    const KNOWN_RV: &str =
+        "86aa115ab36e71486dd6badc3ef25626f241fa94b55dc83b6f2d7f59d59ed2e7";
+
+    fn v4() -> Hint {
+        Hint { wg: WgPublicKey([9; 32]), address: "203.0.113.7:41641".parse().unwrap() }
+    }
+
+    fn v6() -> Hint {
+        Hint { wg: WgPublicKey([8; 32]), address: "[2001:db8::7]:41641".parse().unwrap() }
+    }
+
+    fn with_check(bytes: &[u8]) -> String {
+        let check = &hash(bytes)[..CHECK_LEN];
+        format!("ginnel1{}", BASE32_NOPAD.encode(&[bytes, check].concat()).to_ascii_lowercase())
+    }
+}

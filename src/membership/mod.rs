@@ -17,6 +17,8 @@
 
 mod body;
 pub mod certificate;
+#[cfg(test)]
+mod fixture;
 pub mod genesis;
 pub mod invite;
 pub mod log;

@@ -59,8 +59,8 @@ pub struct Pen {
 pub enum PenError {
     /// Only denials count past a fork.
     #[error(
-        "this admin's log is forked (its key was used on two devices, or old state was restored): \
-         it can only remove, until root cuts it"
+        "this log is forked (its key was used on two devices, or old state was restored): \
+         nothing but removals counts any more"
     )]
     Forked,
     /// Later ops of this author are held, and one before them is missing.

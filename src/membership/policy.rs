@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_host_name_gives_its_first_label() {
-        let name = |host| DeviceName::from_host_name(host).map(String::from);
+        let name = |host: &str| DeviceName::from_host_name(host).map(String::from);
         assert_eq!(name("Old Laptop.local"), Some("old-laptop".into()));
         assert_eq!(name("_x_.example.org"), Some("x".into()));
         assert_eq!(name("été"), Some("t".into()));

@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_end_of_time_neither_panics_nor_wraps() {
-        assert!(UnixTime(u64::MAX).rfc3339().ends_with("-12-04T15:30:07Z"));
+        assert_eq!(UnixTime(u64::MAX).rfc3339(), "584554051223-11-09T07:00:15Z");
         assert_eq!(UnixTime(u64::MAX).plus(1), UnixTime(u64::MAX));
         assert_eq!(UnixTime(1).minus(2), UnixTime(0));
     }

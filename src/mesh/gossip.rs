@@ -27,10 +27,12 @@
 //! [`Gossip::poll_transmit`] after every call. A peer is up once its `Proof` held.
 
 pub mod gaps;
+pub mod neighbours;
+pub mod peer;
 pub mod serve;
-pub mod summary;
+pub mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -39,18 +41,12 @@ use rand::rngs::StdRng;
 use crate::identity::{DeviceId, RootId};
 use crate::membership::{Author, Logs, OpId, SignedOp, Unverified, Verified};
 use crate::mesh::deadlines::Deadlines;
-use crate::mesh::rate::{Bucket, Inflow};
-use crate::wire::control::{AuthorTag, Control, Fetch, HeadEntry, Heads, MAX_HEADS, Ops};
+use crate::wire::control::{AuthorTag, Control, Fetch, HeadEntry, Heads, Ops};
 
-use gaps::{Gaps, View};
-use summary::Summary;
-
-/// Neighbours of a device: with 8 random ones a network of 10,000 stays connected when half of its
-/// devices vanish, and a new op reaches everybody in 5 hops.
-const NEIGHBOURS: usize = 8;
-
-/// How often one neighbour is exchanged, so that no choice of neighbours lasts.
-const SWAP_EVERY: Duration = Duration::from_secs(600);
+use gaps::Gaps;
+use neighbours::Neighbours;
+use peer::Peer;
+use view::View;
 
 /// How often the digest is compared while things change.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
@@ -79,13 +75,6 @@ const PUSH_MESSAGES: usize = 8;
 /// old, and only denials are pushed on, to those not known to have them.
 const CATCHING_UP: u64 = 64;
 
-/// Answers a second for one peer, and at once: above the 12 that a peer like us asks for.
-const SERVE_RATE: u32 = 16;
-
-/// Ops of a peer that may fail to verify before it is unheard, and how fast that is forgiven.
-const BAD_OPS: u32 = 16;
-const BAD_OPS_FORGIVEN: Duration = Duration::from_secs(60);
-
 /// What is next due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
@@ -96,31 +85,14 @@ enum Due {
 /// Keeps this device's logs equal with its peers'.
 pub struct Gossip {
     peers: BTreeMap<DeviceId, Peer>,
-    neighbours: BTreeSet<DeviceId>,
+    neighbours: Neighbours,
     gaps: Gaps,
-    summary: Summary,
     due: Deadlines<Due>,
     outbox: VecDeque<(DeviceId, Control)>,
     rng: StdRng,
     pause: Duration,
     last_change: Option<Instant>,
-    /// When a neighbour was last exchanged.
-    swapped: Option<Instant>,
     dropped: u64,
-}
-
-/// A peer with a proven tunnel.
-struct Peer {
-    /// What it is known to have of each log.
-    has: BTreeMap<AuthorTag, u64>,
-    /// How often its heads were asked for since it last said what we say.
-    asked: u32,
-    /// Whether it ever told its heads on this tunnel.
-    told: bool,
-    inflow: Inflow,
-    served: Bucket,
-    bad: Bucket,
-    muted: bool,
 }
 
 impl Gossip {
@@ -128,23 +100,21 @@ impl Gossip {
     pub fn new(root: RootId, rng: StdRng) -> Self {
         Self {
             peers: BTreeMap::new(),
-            neighbours: BTreeSet::new(),
+            neighbours: Neighbours::default(),
             gaps: Gaps::new(AuthorTag::of(&Author::Root(root))),
-            summary: Summary::default(),
             due: Deadlines::default(),
             outbox: VecDeque::new(),
             rng,
             pause: COMPARE_EVERY,
             last_change: None,
-            swapped: None,
             dropped: 0,
         }
     }
 
     /// A tunnel to `peer` stands, and both proofs held: its first message is our head vector.
     pub fn peer_up(&mut self, peer: DeviceId, logs: &Logs, now: Instant) {
-        self.peers.insert(peer, Peer::new());
-        self.consider_neighbour(peer);
+        self.peers.insert(peer, Peer::default());
+        self.neighbours.consider(peer, self.peers.len(), &mut self.rng);
         self.ask_heads(peer, logs, now);
         self.schedule(now);
     }
@@ -153,11 +123,10 @@ impl Gossip {
     pub fn peer_down(&mut self, peer: &DeviceId, logs: &Logs, now: Instant) {
         let Some(gone) = self.peers.remove(peer) else { return };
         self.dropped += gone.inflow.dropped();
-        self.neighbours.remove(peer);
+        self.neighbours.remove(peer, &self.peers, &mut self.rng);
         self.due.set(Due::Heads(*peer), None);
         self.outbox.retain(|(to, _)| to != peer);
         self.gaps.forget(peer);
-        self.refill_neighbours();
         self.schedule(now);
         self.advance(logs, now);
     }
@@ -195,7 +164,6 @@ impl Gossip {
         let ops: Vec<_> = ids.iter().filter_map(|id| logs.get(*id)).collect();
         for op in &ops {
             let (author, seq) = serve::place(op);
-            self.summary.changed(&author);
             if let Some(peer) = from.and_then(|from| self.peers.get_mut(&from)) {
                 peer.learn(AuthorTag::of(&author), seq);
             }
@@ -212,7 +180,7 @@ impl Gossip {
     /// An op of `from` did not verify. After 16 in short time its ops are not looked at any more.
     pub fn refused(&mut self, from: &DeviceId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(from) {
-            peer.muted = !peer.bad.take(1, now);
+            peer.misbehaved(now);
         }
     }
 
@@ -267,15 +235,15 @@ impl Gossip {
         if heads.ask || (!equal && heads.entries.is_empty()) {
             // Who only told its digest is asked for its heads; who told them needs no more.
             let reply = if equal {
-                Heads { digest: heads.digest, ask: false, entries: Vec::new() }
+                view::digest(logs, false)
             } else {
-                self.summary.heads(logs, heads.entries.is_empty())
+                view::heads(logs, heads.entries.is_empty())
             };
             self.outbox.push_back((from, Control::Heads(reply)));
         }
         let entries: &[HeadEntry] = if equal { &[] } else { &heads.entries };
         if equal || !entries.is_empty() {
-            let view = view(&mut self.summary, logs);
+            let view = View::of(logs);
             self.gaps.told(from, entries, &view, now);
         }
         self.advance(logs, now);
@@ -297,16 +265,15 @@ impl Gossip {
         now: Instant,
     ) -> Vec<Unverified<SignedOp>> {
         let Some(peer) = self.peers.get_mut(&from) else { return Vec::new() };
-        if peer.muted && peer.bad.ready_at(1, now) > now {
+        if !peer.is_heard(now) {
             return Vec::new();
         }
-        peer.muted = false;
         let mut fresh = Vec::new();
         for wire in &message.ops {
             match SignedOp::decode(&wire.0) {
                 Ok(op) if logs.get(op.id()).is_some() => {}
                 Ok(op) => fresh.push(op),
-                Err(_) => peer.muted = !peer.bad.take(1, now),
+                Err(_) => peer.misbehaved(now),
             }
         }
         if let Some(reply) = &message.reply {
@@ -326,13 +293,16 @@ impl Gossip {
         logs: &Logs,
         now: Instant,
     ) {
-        let view = view(&mut self.summary, logs);
+        let view = View::of(logs);
         let old = from.is_some_and(|peer| self.gaps.behind(&peer, &view) > CATCHING_UP);
         let (denials, others): (Vec<&Verified<SignedOp>>, Vec<_>) =
             ops.iter().copied().partition(|op| serve::is_denial(op));
         let to_all = from.is_none() && !denials.is_empty();
-        let targets =
-            if to_all { self.peers.keys().copied().collect() } else { self.neighbours.clone() };
+        let targets: Vec<DeviceId> = if to_all {
+            self.peers.keys().copied().collect()
+        } else {
+            self.neighbours.iter().copied().collect()
+        };
         for target in targets {
             let Some(peer) = self.peers.get_mut(&target) else { continue };
             if Some(target) != from {
@@ -357,59 +327,19 @@ impl Gossip {
         }
         let again = now + HEADS_TIME * (1 << peer.asked);
         peer.asked += 1;
-        let heads = if peer.told {
-            Heads { digest: logs.digest(), ask: true, entries: Vec::new() }
-        } else {
-            self.summary.heads(logs, true)
-        };
+        let heads = if peer.told { view::digest(logs, true) } else { view::heads(logs, true) };
         self.due.set(Due::Heads(to), Some((again, "gossip: answer to our heads")));
         self.outbox.push_back((to, Control::Heads(heads)));
     }
 
     /// Compares digests with one neighbour, a new one where one is due, and sets the next pause.
     fn compare(&mut self, logs: &Logs, now: Instant) {
-        let new = self.swap_neighbour(now);
-        if let Some(peer) = new.or_else(|| pick(&mut self.rng, self.neighbours.iter())) {
-            let heads = Heads { digest: logs.digest(), ask: false, entries: Vec::new() };
-            self.outbox.push_back((peer, Control::Heads(heads)));
+        let new = self.neighbours.swap(&self.peers, &mut self.rng, now);
+        if let Some(peer) = new.or_else(|| self.neighbours.pick(&mut self.rng)) {
+            self.outbox.push_back((peer, Control::Heads(view::digest(logs, false))));
         }
         let quiet = self.last_change.is_none_or(|at| now.duration_since(at) >= QUIET_AFTER);
         self.pause = if quiet { (self.pause * 2).min(COMPARE_SELDOM) } else { COMPARE_EVERY };
-    }
-
-    fn swap_neighbour(&mut self, now: Instant) -> Option<DeviceId> {
-        let since = now.duration_since(*self.swapped.get_or_insert(now));
-        if since < SWAP_EVERY || self.peers.len() <= NEIGHBOURS {
-            return None;
-        }
-        self.swapped = Some(now);
-        let others = self.peers.keys().filter(|peer| !self.neighbours.contains(*peer));
-        let new = pick(&mut self.rng, others)?;
-        let old = pick(&mut self.rng, self.neighbours.iter())?;
-        self.neighbours.remove(&old);
-        self.neighbours.insert(new);
-        Some(new)
-    }
-
-    /// Every peer is a neighbour with the same chance, whenever it came (reservoir sampling).
-    fn consider_neighbour(&mut self, peer: DeviceId) {
-        if self.neighbours.len() < NEIGHBOURS {
-            self.neighbours.insert(peer);
-        } else if self.rng.random_range(0..self.peers.len()) < NEIGHBOURS
-            && !self.neighbours.contains(&peer)
-            && let Some(old) = pick(&mut self.rng, self.neighbours.iter())
-        {
-            self.neighbours.remove(&old);
-            self.neighbours.insert(peer);
-        }
-    }
-
-    fn refill_neighbours(&mut self) {
-        while self.neighbours.len() < NEIGHBOURS {
-            let others = self.peers.keys().filter(|peer| !self.neighbours.contains(*peer));
-            let Some(new) = pick(&mut self.rng, others) else { return };
-            self.neighbours.insert(new);
-        }
     }
 
     /// Comparisons run while there is a neighbour.
@@ -434,49 +364,10 @@ impl Gossip {
         if self.gaps.is_empty() {
             return;
         }
-        let view = view(&mut self.summary, logs);
+        let view = View::of(logs);
         let fetches = self.gaps.advance(&view, &mut self.rng, now);
         self.outbox.extend(fetches.into_iter().map(|(to, fetch)| (to, Control::Fetch(fetch))));
     }
-}
-
-impl Peer {
-    fn new() -> Self {
-        Self {
-            has: BTreeMap::new(),
-            asked: 0,
-            told: false,
-            inflow: Inflow::default(),
-            served: Bucket::new(SERVE_RATE, Duration::from_secs(1), SERVE_RATE),
-            bad: Bucket::new(1, BAD_OPS_FORGIVEN, BAD_OPS),
-            muted: false,
-        }
-    }
-
-    fn learn(&mut self, author: AuthorTag, seq: u64) {
-        if self.has.len() < 2 * MAX_HEADS || self.has.contains_key(&author) {
-            let known = self.has.entry(author).or_default();
-            *known = seq.max(*known);
-        }
-    }
-
-    fn has(&self, op: &Verified<SignedOp>) -> bool {
-        let (author, seq) = serve::place(op);
-        self.has.get(&AuthorTag::of(&author)).is_some_and(|known| *known >= seq)
-    }
-}
-
-fn view<'a>(summary: &mut Summary, logs: &'a Logs) -> View<'a> {
-    View { logs, heads: summary.by_tag(logs) }
-}
-
-/// One of `choices` at random.
-fn pick<'a>(
-    rng: &mut StdRng,
-    choices: impl Iterator<Item = &'a DeviceId> + Clone,
-) -> Option<DeviceId> {
-    let count = choices.clone().count();
-    if count == 0 { None } else { choices.copied().nth(rng.random_range(0..count)) }
 }
 
 #[cfg(test)]

@@ -18,13 +18,20 @@
 //!
 //! **Refusals** come after the offer, so that the joiner can tell a sponsor's word from a thief's.
 
+mod attempt;
+pub mod event;
 pub mod joiner;
+mod name;
 pub mod offer;
 pub mod sponsor;
+mod words;
 
-pub use joiner::{Joiner, JoinerEvent, JoinerKeys};
-pub use offer::Shown;
-pub use sponsor::{Admission, Channel, Guest, Sponsor, SponsorEvent, SponsorIdentity, unique_name};
+pub use event::{
+    Admission, Channel, Guest, JoinerEvent, JoinerKeys, SponsorEvent, SponsorIdentity,
+};
+pub use joiner::Joiner;
+pub use name::unique_name;
+pub use sponsor::Sponsor;
 
 #[cfg(test)]
 mod tests;

@@ -18,9 +18,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::identity::DeviceId;
-use crate::membership::{Author, Logs};
 use crate::mesh::rate::Bucket;
-use crate::wire::control::{AuthorTag, Fetch, HeadEntry, Reply, first_8};
+use crate::wire::control::{AuthorTag, Fetch, HeadEntry, Reply};
+
+use super::view::{Need, View};
 
 /// Fetches under way at once: 64 KiB in flight, one bandwidth-delay product of 5 Mbit/s at 100 ms.
 const MAX_FETCHES: usize = 4;
@@ -47,49 +48,6 @@ const FETCH_RATE: u32 = 12;
 
 /// Fetches that may go out at once: half of the bytes that a second allows.
 const FETCH_BURST: u32 = 8;
-
-/// This device's own logs, to compare with.
-pub struct View<'a> {
-    /// The logs.
-    pub logs: &'a Logs,
-    /// Where they end.
-    pub heads: BTreeMap<AuthorTag, (Author, HeadEntry)>,
-}
-
-/// What a peer's head entry says about our log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// The peer's chain is longer.
-    Ahead,
-    /// The peer holds ops of a fork that we do not.
-    Fork,
-}
-
-impl View<'_> {
-    fn need(&self, entry: &HeadEntry) -> Option<Need> {
-        let Some((author, mine)) = self.heads.get(&entry.author) else {
-            return (entry.seq > 0 || entry.aside.is_some()).then_some(Need::Ahead);
-        };
-        if entry.seq > mine.seq {
-            return Some(Need::Ahead);
-        }
-        let held = entry.seq == 0
-            || (entry.seq == mine.seq && entry.head == mine.head)
-            || self
-                .logs
-                .after(*author, entry.seq)
-                .take_while(|op| op.op().seq == entry.seq)
-                .any(|op| first_8(&op.id().0) == entry.head);
-        // What a peer that is behind us has past a hole in its log is mostly ours; it says what is
-        // not when it has caught up.
-        let aside = entry.seq >= mine.seq && entry.aside.is_some() && entry.aside != mine.aside;
-        (!held || aside).then_some(Need::Fork)
-    }
-
-    fn seq(&self, tag: &AuthorTag) -> u64 {
-        self.heads.get(tag).map_or(0, |(_, mine)| mine.seq)
-    }
-}
 
 /// Every gap.
 pub struct Gaps {
@@ -231,7 +189,7 @@ impl Gaps {
         });
         let root_first = self.gaps.get(&self.root).is_some_and(|gap| gap.tries < 2);
         let mut order: Vec<AuthorTag> = self.gaps.keys().copied().collect();
-        order.sort_by_key(|tag| (*tag != self.root, !view.heads.contains_key(tag)));
+        order.sort_by_key(|tag| (*tag != self.root, !view.knows(tag)));
         let mut out = Vec::new();
         for tag in order {
             let busy = self.gaps.values().filter(|gap| gap.is_waiting()).count();

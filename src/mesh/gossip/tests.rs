@@ -2,10 +2,12 @@
 //! signatures.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use rand::SeedableRng;
 
+use super::neighbours::NEIGHBOURS;
+use super::peer::BAD_OPS;
 use super::*;
 use crate::identity::{AdminSecret, IdSecret, NetworkId, RootSecret, Signature};
 use crate::membership::invite::InviteId;
@@ -229,17 +231,17 @@ fn more_than_eight_peers_make_eight_neighbours_that_change() {
     let mut net = Net::new(20, 0);
     net.connect_all();
     net.run(Duration::from_secs(1));
-    let before = net.devices[0].gossip.neighbours.clone();
+    let before = net.neighbours(0);
     assert_eq!(before.len(), NEIGHBOURS);
     net.run(Duration::from_secs(1900));
-    let after = net.devices[0].gossip.neighbours.clone();
+    let after = net.neighbours(0);
     assert_eq!(after.len(), NEIGHBOURS);
     assert!((1..=3).contains(&after.difference(&before).count()));
     let gone = *after.first().unwrap();
     let (device, now) = (&mut net.devices[0], net.now);
     device.gossip.peer_down(&gone, &device.logs, now);
-    assert_eq!(device.gossip.neighbours.len(), NEIGHBOURS);
-    assert!(!device.gossip.neighbours.contains(&gone));
+    assert_eq!(net.neighbours(0).len(), NEIGHBOURS);
+    assert!(!net.neighbours(0).contains(&gone));
 }
 
 #[test]
@@ -613,6 +615,10 @@ impl Net {
             self.step();
         }
         self.now = end;
+    }
+
+    fn neighbours(&self, device: usize) -> BTreeSet<DeviceId> {
+        self.devices[device].gossip.neighbours.iter().copied().collect()
     }
 
     fn assert_equal(&self) {

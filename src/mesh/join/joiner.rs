@@ -8,17 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::offer::{Parts, Shown};
+use super::attempt::{Attempt, Step};
+use super::event::{JoinerEvent, JoinerKeys};
+use super::words;
 use crate::api::{self, ErrorKind, Stage};
-use crate::identity::{AdminId, DeviceId, IdSecret, WgPublicKey, WgSecret};
+use crate::identity::WgPublicKey;
 use crate::membership::op::bind;
-use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp, Unverified};
+use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
 use crate::wire::control::join::{
     JoinClaim, JoinHello, JoinOffer, JoinProve, JoinRequest, JoinScene, Refusal,
 };
 use crate::wire::control::{Control, Nonce};
-use crate::wire::record::NetworkSecret;
 
 /// Sponsors that are tried at once: as many as publish at an invite's rendezvous.
 const MAX_SPONSORS: usize = 4;
@@ -26,71 +27,9 @@ const MAX_SPONSORS: usize = 4;
 /// Failed sponsors that are remembered: more than a network has admins.
 const MAX_SPENT: usize = 64;
 
-/// The first pause before a request is repeated; two round trips of a slow path. Doubled each time.
-const REPEAT: Duration = Duration::from_millis(500);
-
-/// The longest pause between repetitions.
-const REPEAT_MAX: Duration = Duration::from_secs(4);
-
-/// Repetitions before a sponsor counts as silent: 0.5 + 1 + 2 + 4 s.
-const REPEATS: u32 = 4;
-
-/// The same once the device proved itself: the sponsor's disk may be slow, and another sponsor would
-/// make a second Grant of the invite. 0.5 + 1 + 2 + 4 × 5 s.
-const REPEATS_PROVING: u32 = 8;
-
-/// How long the handshake of the new key may take: three of WireGuard's retransmissions.
-const SWITCH_TIME: Duration = Duration::from_secs(15);
-
 /// How long after the last sponsor failed another may still come, before the join fails with that
 /// one's reason.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// The keys of the device that joins; kept by the owner, so that a later try is the same device.
-#[derive(Debug, Clone)]
-pub struct JoinerKeys {
-    /// The permanent key.
-    pub id: IdSecret,
-    /// The public half of its WireGuard key.
-    pub wg: WgPublicKey,
-    /// The key of its log, where the invite is for an admin.
-    pub admin: Option<AdminId>,
-}
-
-/// What the owner shall do or tell.
-#[derive(Debug)]
-pub enum JoinerEvent {
-    /// A stage was reached, with a sentence for people; each stage once, in order.
-    Stage(Stage, String),
-    /// The sponsor proved the network: keep the genesis, insert the ops.
-    Verified(Box<Shown>),
-    /// Start a tunnel with the new WireGuard key to the device at the other end of `guest`, where
-    /// that one is reached; once it stands, call [`Joiner::switched`].
-    Switch {
-        /// The tunnel under the guest key; it is needed until then, and if this fails.
-        guest: PeerKey,
-        /// The sponsor's WireGuard key.
-        sponsor: WgPublicKey,
-    },
-    /// The sponsor says that the Grant is written. The tunnel of the new key may now be used like a
-    /// member's; the guest's is of no more use.
-    Granted {
-        /// The tunnel under the guest key.
-        guest: PeerKey,
-        /// The tunnel of the new key.
-        peer: PeerKey,
-        /// The sponsor.
-        sponsor: DeviceId,
-    },
-    /// Ops of the sponsor, to verify and insert; then call [`Joiner::roster_changed`].
-    Ops(Vec<Unverified<SignedOp>>),
-    /// The network's secret.
-    Secret(NetworkSecret),
-    /// This guest tunnel, and the new key's at the same sponsor, are of no more use.
-    Abandon(PeerKey),
-    /// It did not work. Nothing follows.
-    Failed(api::Error),
-}
 
 /// Is let in.
 pub struct Joiner {
@@ -105,36 +44,12 @@ pub struct Joiner {
     /// Sponsors that are not worth another try.
     spent: BTreeSet<WgPublicKey>,
     stage: Stage,
-    last_failure: Option<(ErrorKind, String)>,
+    last_failure: Option<api::Error>,
     grace_ends: Option<Instant>,
     gives_up: Instant,
     over: bool,
     outbox: VecDeque<(PeerKey, Control)>,
     events: VecDeque<JoinerEvent>,
-}
-
-struct Attempt {
-    sponsor: WgPublicKey,
-    step: Step,
-    parts: Parts,
-    repeats: u32,
-    due: Instant,
-}
-
-/// Where the conversation with a sponsor stands.
-enum Step {
-    /// Waits for its turn.
-    Queued,
-    /// `JoinHello` went out.
-    Hello,
-    /// `JoinRequest` went out.
-    Request { sponsor: DeviceId, nonce: Nonce },
-    /// The new key's handshake is under way.
-    Switch { sponsor: DeviceId },
-    /// `JoinProve` went out.
-    Prove { sponsor: DeviceId, peer: PeerKey },
-    /// Granted; ops are awaited.
-    Granted { peer: PeerKey },
 }
 
 impl Joiner {
@@ -166,16 +81,6 @@ impl Joiner {
         let detail = "looking for a device of the network".to_owned();
         joiner.events.push_back(JoinerEvent::Stage(Stage::Searching, detail));
         joiner
-    }
-
-    /// The invite.
-    pub fn invite(&self) -> &Invite {
-        &self.invite
-    }
-
-    /// The secret half of the invite's guest key.
-    pub fn guest_secret(&self) -> &WgSecret {
-        &self.derived.gk
     }
 
     /// The stage reached so far.
@@ -211,9 +116,7 @@ impl Joiner {
             return;
         }
         self.reach_stage(Stage::Connected, "connected; checking that it is the invite's network");
-        let attempt =
-            Attempt { sponsor, step: Step::Queued, parts: Parts::default(), repeats: 0, due: now };
-        self.attempts.insert(guest, attempt);
+        self.attempts.insert(guest, Attempt::new(sponsor, now));
         self.queue.push_back(guest);
         self.grace_ends = None;
         self.ask_first(now);
@@ -231,8 +134,11 @@ impl Joiner {
     /// A tunnel is gone: the guest's or the new key's.
     pub fn lost(&mut self, peer: PeerKey, now: Instant) {
         if let Some(guest) = self.attempt_of(peer) {
-            let message = "the device that was asked went away".to_owned();
-            self.drop_attempt(guest, (ErrorKind::Unreachable, message), now);
+            self.drop_attempt(
+                guest,
+                words::unreachable("the device that was asked went away"),
+                now,
+            );
         }
     }
 
@@ -318,12 +224,13 @@ impl Joiner {
             self.repeat(guest, now);
         }
         if now >= self.gives_up {
-            let (kind, message) = self.time_is_up();
-            self.fail(kind, message);
+            let late = words::unreachable(words::too_late(self.stage));
+            let error = self.last_failure.take().unwrap_or(late);
+            self.fail(error);
         } else if self.grace_ends.is_some_and(|at| at <= now) {
             self.grace_ends = None;
-            if let Some((kind, message)) = self.last_failure.take() {
-                self.fail(kind, message);
+            if let Some(error) = self.last_failure.take() {
+                self.fail(error);
             }
         }
     }
@@ -343,11 +250,7 @@ impl Joiner {
                 self.reach_stage(Stage::Requested, &detail);
             }
             Err(error) => {
-                let message = format!(
-                    "the device that answered does not belong to the network of this invite: \
-                     {error}; ask for a new invite, this one may be in wrong hands"
-                );
-                self.drop_attempt(guest, (ErrorKind::Failed, message), now);
+                self.drop_attempt(guest, words::fake(error), now);
             }
         }
     }
@@ -356,7 +259,6 @@ impl Joiner {
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
         if let Step::Request { sponsor, .. } = attempt.step {
             attempt.enter(Step::Switch { sponsor }, now);
-            attempt.due = now + SWITCH_TIME;
             let sponsor = attempt.sponsor;
             self.events.push_back(JoinerEvent::Switch { guest, sponsor });
         }
@@ -373,7 +275,7 @@ impl Joiner {
     }
 
     fn refused(&mut self, guest: PeerKey, reason: Refusal, now: Instant) {
-        let Some(attempt) = self.attempts.get(&guest) else { return };
+        let Some(attempt) = self.attempts.get_mut(&guest) else { return };
         let proven = match attempt.step {
             Step::Queued | Step::Granted { .. } => return,
             Step::Hello => false,
@@ -382,15 +284,14 @@ impl Joiner {
         // Who asked at the same time may yet fail, and a full disk may yet be emptied: the request
         // is repeated, and counts as unanswered.
         if matches!(reason, Refusal::Busy | Refusal::Failed) && proven {
-            self.last_failure = Some((ErrorKind::Failed, sentence(reason).to_owned()));
+            attempt.complaint = Some(words::refused(reason));
             return;
         }
-        let failure = (ErrorKind::Failed, sentence(reason).to_owned());
         let settled = matches!(reason, Refusal::Used | Refusal::Expired | Refusal::Closed);
         if settled && proven {
-            self.fail(failure.0, failure.1);
+            self.fail(words::refused(reason));
         } else {
-            self.drop_attempt(guest, failure, now);
+            self.drop_attempt(guest, words::refused(reason), now);
         }
     }
 
@@ -418,52 +319,51 @@ impl Joiner {
                     guest_nonce: self.nonce,
                     sponsor_nonce: nonce,
                 };
-                let network = &self.invite.network;
-                let claim = JoinClaim {
-                    invite,
-                    id,
-                    wg: self.keys.wg,
-                    admin: self.keys.admin,
-                    name: self.name.clone(),
-                    bind_sig: bind(&self.keys.id, &self.keys.wg, network),
-                };
-                let request =
-                    JoinRequest::sign(claim, &scene, network, &self.derived.ik, &self.keys.id);
-                (guest, Control::JoinRequest(request))
+                (guest, Control::JoinRequest(Box::new(self.request(&scene))))
             }
             Step::Prove { peer, .. } => (peer, Control::JoinProve(JoinProve { invite, id })),
             Step::Queued | Step::Switch { .. } | Step::Granted { .. } => return,
         };
-        attempt.due = now + (REPEAT * (1 << attempt.repeats.min(8))).min(REPEAT_MAX);
+        if let Some(attempt) = self.attempts.get_mut(&guest) {
+            attempt.sent(now);
+        }
         self.outbox.push_back((to, message));
+    }
+
+    fn request(&self, scene: &JoinScene) -> JoinRequest {
+        let network = &self.invite.network;
+        let claim = JoinClaim {
+            invite: self.derived.id,
+            id: self.keys.id.public(),
+            wg: self.keys.wg,
+            admin: self.keys.admin,
+            name: self.name.clone(),
+            bind_sig: bind(&self.keys.id, &self.keys.wg, network),
+        };
+        JoinRequest::sign(claim, scene, network, &self.derived.ik, &self.keys.id)
     }
 
     /// The answer did not come: asks again, or the next sponsor.
     fn repeat(&mut self, guest: PeerKey, now: Instant) {
+        let alone = self.queue.len() <= 1;
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
-        attempt.repeats += 1;
-        let limit = match attempt.step {
-            Step::Switch { .. } => 1,
-            Step::Prove { .. } => REPEATS_PROVING,
-            Step::Queued | Step::Hello | Step::Request { .. } | Step::Granted { .. } => REPEATS,
-        };
-        if attempt.repeats < limit {
+        if attempt.may_repeat(alone) {
             self.send(guest, now);
             return;
         }
-        let silent = "the device that was asked stopped answering".to_owned();
-        let failure = self.last_failure.take().unwrap_or((ErrorKind::Unreachable, silent));
+        let silent = words::unreachable("the device that was asked stopped answering");
+        let failure = attempt.complaint.take().unwrap_or(silent);
         self.drop_attempt(guest, failure, now);
     }
 
     /// Goes on with the next sponsor, or waits a little for one.
-    fn drop_attempt(&mut self, guest: PeerKey, failure: (ErrorKind, String), now: Instant) {
+    fn drop_attempt(&mut self, guest: PeerKey, failure: api::Error, now: Instant) {
         let Some(dropped) = self.attempts.remove(&guest) else { return };
         self.queue.retain(|queued| *queued != guest);
         self.outbox.retain(|(to, _)| *to != guest);
         self.events.push_back(JoinerEvent::Abandon(guest));
         // Silence says less than a reason, and another tunnel to the same sponsor may do better.
-        let silent = failure.0 == ErrorKind::Unreachable;
+        let silent = failure.kind == ErrorKind::Unreachable;
         if !silent && self.spent.len() < MAX_SPENT {
             self.spent.insert(dropped.sponsor);
         }
@@ -476,38 +376,14 @@ impl Joiner {
         self.ask_first(now);
     }
 
-    fn fail(&mut self, kind: ErrorKind, message: String) {
+    fn fail(&mut self, error: api::Error) {
         self.over = true;
         self.outbox.clear();
         let guests: Vec<PeerKey> = self.attempts.keys().copied().collect();
         self.events.extend(guests.into_iter().map(JoinerEvent::Abandon));
         self.attempts.clear();
         self.queue.clear();
-        self.events.push_back(JoinerEvent::Failed(api::Error { kind, message }));
-    }
-
-    fn time_is_up(&mut self) -> (ErrorKind, String) {
-        if let Some(failure) = self.last_failure.take() {
-            return failure;
-        }
-        let message = match self.stage {
-            Stage::Searching => {
-                "no device of the network could be found; check that the device which made the \
-                 invite is on and reaches the Internet, and that this one does"
-            }
-            Stage::Reaching => {
-                "a device of the network was found but could not be reached; \
-                 `ginnel netcheck` on both sides shows what the NATs do"
-            }
-            Stage::Connected | Stage::Requested => {
-                "the device that was asked did not answer in time; try again"
-            }
-            Stage::Admitted | Stage::Up => {
-                "the network let this device in, but the interface did not come up in time; \
-                 `ginnel status` shows why"
-            }
-        };
-        (ErrorKind::Unreachable, message.to_owned())
+        self.events.push_back(JoinerEvent::Failed(error));
     }
 
     fn reach_stage(&mut self, stage: Stage, detail: &str) {
@@ -529,62 +405,5 @@ impl Joiner {
     /// Whether `peer` is the new key's tunnel to a sponsor that proved itself.
     fn is_proven(&self, guest: PeerKey, peer: PeerKey) -> bool {
         self.attempts.get(&guest).is_some_and(|attempt| attempt.own_tunnel() == Some(peer))
-    }
-}
-
-impl Attempt {
-    fn enter(&mut self, step: Step, now: Instant) {
-        self.step = step;
-        self.repeats = 0;
-        self.due = now;
-    }
-
-    fn own_tunnel(&self) -> Option<PeerKey> {
-        match self.step {
-            Step::Prove { peer, .. } | Step::Granted { peer } => Some(peer),
-            Step::Queued | Step::Hello | Step::Request { .. } | Step::Switch { .. } => None,
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self.step {
-            Step::Queued | Step::Granted { .. } => None,
-            Step::Hello | Step::Request { .. } | Step::Switch { .. } | Step::Prove { .. } => {
-                Some(self.due)
-            }
-        }
-    }
-}
-
-/// A refusal as a sentence: what happened, and what to do.
-fn sentence(reason: Refusal) -> &'static str {
-    match reason {
-        Refusal::Used => {
-            "this invite was used by another device already; ask for a new one (`ginnel invite`)"
-        }
-        Refusal::Expired => "this invite has expired; ask for a new one (`ginnel invite`)",
-        Refusal::Closed => "this invite was withdrawn; ask for a new one (`ginnel invite`)",
-        Refusal::Unknown => {
-            "the network does not know this invite; ask an admin of it for a new one"
-        }
-        Refusal::CannotAdmit => {
-            "only devices answered that may not let others in; try again when an admin is online"
-        }
-        Refusal::Busy => {
-            "another device is using this invite at this moment; if it was not you, \
-                          ask for a new one"
-        }
-        Refusal::BadRequest => {
-            "the network refused the request of this device as malformed; check that both run \
-             the same version of ginnel"
-        }
-        Refusal::KeyInUse => {
-            "the keys of this device belong, or belonged, to another device of the network; \
-             `ginnel leave` and join with a new invite"
-        }
-        Refusal::Failed => {
-            "the device that was asked could not write its log; see its `ginnel status`"
-        }
-        Refusal::Other => "the network refused, for a reason this version does not know; upgrade",
     }
 }

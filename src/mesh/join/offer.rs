@@ -152,7 +152,7 @@ fn admins(
         ops.iter().filter(|op| op.op().author == Author::Root(genesis.root)).collect();
     chain.sort_by_key(|op| op.op().seq);
     let mut admins = BTreeMap::new();
-    let mut prev = OpId([0; 32]);
+    let mut prev = OpId::NONE;
     for (op, seq) in chain.into_iter().zip(1..) {
         if op.op().seq != seq || op.op().prev != prev {
             return Err(OfferError::Chain);

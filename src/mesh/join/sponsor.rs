@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::event::{Admission, Channel, Guest, SponsorEvent, SponsorIdentity};
+use super::name::unique_name;
 use super::offer;
-use crate::identity::{AdminId, DeviceId, NetworkId, Signature, WgPublicKey, kdf};
+use crate::identity::{DeviceId, WgPublicKey, kdf};
 use crate::membership::invite::InviteId;
 use crate::membership::op::InviteOpen;
 use crate::membership::roster::{InviteState, Standing};
-use crate::membership::{Author, DeviceName, Logs, OpBody, Roster, UnixTime};
+use crate::membership::{Author, Logs, OpBody, Roster, UnixTime};
 use crate::mesh::gossip::serve;
 use crate::mesh::key::PeerKey;
 use crate::wire::control::join::{
@@ -37,84 +39,6 @@ const ANSWERED: usize = 64;
 
 /// The type of a `bind_sig`, which a certificate defines (`membership::op::bind`).
 const BIND: &str = "bind";
-
-/// The longest name, as of any DNS label.
-const MAX_NAME: usize = 63;
-
-/// Who this device is, as a sponsor.
-#[derive(Debug, Clone)]
-pub struct SponsorIdentity {
-    /// The network.
-    pub network: NetworkId,
-    /// Its genesis in its wire form.
-    pub genesis: Vec<u8>,
-    /// This device.
-    pub device: DeviceId,
-    /// Its WireGuard key.
-    pub wg: WgPublicKey,
-    /// The key of its log, where it is an admin.
-    pub admin: Option<AdminId>,
-}
-
-/// Under which key a message came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    /// The guest key of that invite.
-    Guest(InviteId),
-    /// A device's own WireGuard key, a candidate's or a member's.
-    Device(WgPublicKey),
-}
-
-/// A guest key that this device answers, for control messages only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guest {
-    /// The invite.
-    pub invite: InviteId,
-    /// Its guest key.
-    pub gk: WgPublicKey,
-    /// Its rendezvous secret.
-    pub rv: [u8; 32],
-    /// Whether it may still admit a device, so that the rendezvous shall be kept.
-    pub open: bool,
-    /// When it ends.
-    pub expires: UnixTime,
-}
-
-/// What the owner shall do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SponsorEvent {
-    /// Answer handshakes of this WireGuard key, for control messages only; the device is where the
-    /// guest is.
-    Candidate {
-        /// The guest that asked.
-        guest: PeerKey,
-        /// The new WireGuard key.
-        wg: WgPublicKey,
-    },
-    /// Answer that key no more, unless it has become a member's.
-    Forget(WgPublicKey),
-    /// Write a `Grant`, on disk, then call [`Sponsor::granted`] or [`Sponsor::failed`].
-    Admit(Box<Admission>),
-}
-
-/// A device that proved everything there is to prove.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admission {
-    /// The tunnel of its own key.
-    pub peer: PeerKey,
-    /// By which invite.
-    pub invite: InviteId,
-    /// The device.
-    pub id: DeviceId,
-    /// Its WireGuard key.
-    pub wg: WgPublicKey,
-    /// The key of its log, where the invite is for an admin.
-    pub admin: Option<AdminId>,
-    /// A name that nobody has; the owner calls [`unique_name`] again if other Grants came between.
-    pub name: DeviceName,
-    /// For the certificate.
-    pub bind_sig: Signature,
-}
 
 /// Lets devices in.
 pub struct Sponsor {
@@ -295,6 +219,7 @@ impl Sponsor {
         if claim.invite != invite
             || !request.verify(&scene, &self.me.network, &open.ik)
             || !bound
+            || !claim.wg.is_usable()
             || claim.admin.is_some() != open.admin
         {
             return Err(Refusal::BadRequest);
@@ -380,8 +305,11 @@ impl Sponsor {
             InviteState::Expired => return Err(Refusal::Expired),
             InviteState::Unknown => return Err(Refusal::Unknown),
         }
-        let admin = self.me.admin.is_some_and(|admin| roster.is_admin(&admin));
-        if admin { Ok(()) } else { Err(Refusal::CannotAdmit) }
+        match self.me.admin {
+            Some(admin) if roster.is_admin(&admin) && roster.has_room() => Ok(()),
+            Some(admin) if roster.is_admin(&admin) => Err(Refusal::Failed),
+            Some(_) | None => Err(Refusal::CannotAdmit),
+        }
     }
 
     /// Whether the device is in already: its answer was lost.
@@ -431,23 +359,4 @@ fn keys_are_new(claim: &JoinClaim, me: &SponsorIdentity, roster: &Roster) -> Res
         return Err(Refusal::KeyInUse);
     }
     Ok(())
-}
-
-/// `wanted`, or the first of `wanted-2`, `wanted-3`, … that no other device has.
-pub fn unique_name(roster: &Roster, wanted: &DeviceName, id: &DeviceId) -> DeviceName {
-    let free = |name: &str| roster.by_name(name).is_none_or(|member| member.id == *id);
-    let numbered = |n: usize| {
-        let end = format!("-{n}");
-        let stem = &wanted.as_str()[..wanted.as_str().len().min(MAX_NAME - end.len())];
-        format!("{}{end}", stem.trim_end_matches('-'))
-    };
-    if free(wanted.as_str()) {
-        return wanted.clone();
-    }
-    // One more than there are members: by then one is free.
-    (2..roster.len() + 3)
-        .map(numbered)
-        .find(|name| free(name))
-        .and_then(|name| name.parse().ok())
-        .unwrap_or_else(|| wanted.clone())
 }

@@ -1,0 +1,122 @@
+//! The joiner's conversation with one sponsor, and how patiently it is repeated.
+
+use std::time::{Duration, Instant};
+
+use super::offer::Parts;
+use crate::api;
+use crate::identity::{DeviceId, WgPublicKey};
+use crate::mesh::key::PeerKey;
+use crate::wire::control::Nonce;
+
+/// The first pause before a request is repeated; two round trips of a slow path. Doubled each time.
+const REPEAT: Duration = Duration::from_millis(500);
+
+/// The longest pause between repetitions.
+const REPEAT_MAX: Duration = Duration::from_secs(4);
+
+/// Repetitions before a sponsor counts as silent where another waits: 0.5 + 1 + 2 + 4 s.
+const REPEATS: u32 = 4;
+
+/// The same where none waits, and once the device proved itself: the sponsor's disk may be slow, and
+/// another sponsor would make a second Grant. 0.5 + 1 + 2 + 4 × 5 s.
+const REPEATS_PATIENT: u32 = 8;
+
+/// How long the handshake of the new key may take: three of WireGuard's retransmissions.
+const SWITCH_TIME: Duration = Duration::from_secs(15);
+
+/// The conversation with one sponsor.
+pub struct Attempt {
+    /// Its WireGuard key.
+    pub sponsor: WgPublicKey,
+    /// Where the conversation stands.
+    pub step: Step,
+    /// What it showed so far.
+    pub parts: Parts,
+    /// Why it does not go on, where the sponsor said so and may yet do better.
+    pub complaint: Option<api::Error>,
+    repeats: u32,
+    due: Instant,
+}
+
+/// Where the conversation with a sponsor stands.
+pub enum Step {
+    /// Waits for its turn.
+    Queued,
+    /// `JoinHello` went out.
+    Hello,
+    /// `JoinRequest` went out, for the sponsor's nonce.
+    Request {
+        /// Who was asked.
+        sponsor: DeviceId,
+        /// Its nonce.
+        nonce: Nonce,
+    },
+    /// The new key's handshake is under way.
+    Switch {
+        /// Who was asked.
+        sponsor: DeviceId,
+    },
+    /// `JoinProve` went out.
+    Prove {
+        /// Who was asked.
+        sponsor: DeviceId,
+        /// The tunnel of the new key.
+        peer: PeerKey,
+    },
+    /// Granted; ops are awaited.
+    Granted {
+        /// The tunnel of the new key.
+        peer: PeerKey,
+    },
+}
+
+impl Attempt {
+    /// Waits for its turn.
+    pub fn new(sponsor: WgPublicKey, now: Instant) -> Self {
+        let parts = Parts::default();
+        Self { sponsor, step: Step::Queued, parts, complaint: None, repeats: 0, due: now }
+    }
+
+    /// Goes on to the next step; its request is to be sent.
+    pub fn enter(&mut self, step: Step, now: Instant) {
+        let time = if matches!(step, Step::Switch { .. }) { SWITCH_TIME } else { Duration::ZERO };
+        self.step = step;
+        self.repeats = 0;
+        self.due = now + time;
+    }
+
+    /// The step's request went out.
+    pub fn sent(&mut self, now: Instant) {
+        self.due = now + (REPEAT * (1 << self.repeats.min(8))).min(REPEAT_MAX);
+    }
+
+    /// The answer did not come in time: whether to ask again. `alone` where no sponsor waits.
+    pub fn may_repeat(&mut self, alone: bool) -> bool {
+        self.repeats += 1;
+        let limit = match self.step {
+            Step::Switch { .. } => 1,
+            Step::Prove { .. } => REPEATS_PATIENT,
+            _ if alone => REPEATS_PATIENT,
+            Step::Queued | Step::Hello | Step::Request { .. } | Step::Granted { .. } => REPEATS,
+        };
+        self.repeats < limit
+    }
+
+    /// The tunnel of the new key, once it stands.
+    pub fn own_tunnel(&self) -> Option<PeerKey> {
+        match self.step {
+            Step::Prove { peer, .. } | Step::Granted { peer } => Some(peer),
+            Step::Queued | Step::Hello | Step::Request { .. } | Step::Switch { .. } => None,
+        }
+    }
+
+    /// When the answer to the step's request is overdue.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.step {
+            Step::Queued | Step::Granted { .. } => None,
+            Step::Hello | Step::Request { .. } | Step::Switch { .. } | Step::Prove { .. } => {
+                Some(self.due)
+            }
+        }
+    }
+}
