@@ -27,7 +27,7 @@ fn run_agent(args: AgentArgs, socket: std::path::PathBuf) -> anyhow::Result<Exit
         .map_err(|error| api::Error { kind: ErrorKind::Usage, message: error.to_string() })?;
     start_log(&config.log)?;
     let AgentArgs { state_dir, no_offload, .. } = args;
-    agent::run(AgentOptions { config, state_dir, socket, offload: !no_offload })?;
+    agent::run(AgentOptions { config, state_dir, socket, no_offload })?;
     Ok(Exit::Done)
 }
 

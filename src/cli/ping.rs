@@ -39,7 +39,7 @@ pub fn run(args: PingArgs, socket: &Path, out: &mut impl Write) -> Result<Exit, 
     let interrupted = end_on_interrupt(answers.handle()?)?;
     let mut tally = Tally::default();
     let summary = loop {
-        match answers.next() {
+        match answers.receive() {
             Ok(Response::Pong(pong)) => {
                 tally.count(&pong);
                 match args.json {
