@@ -17,10 +17,12 @@ mod network;
 mod outputs;
 pub mod server;
 mod requests;
+mod restore;
 mod services;
 pub mod workers;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, HostPort};
 use crate::forward::Upcall;
 use crate::identity::NetworkId;
 use crate::io::clock::{self, ClockWatch, Discontinuity};
@@ -36,7 +38,7 @@ use crate::io::store::Store;
 use crate::membership::UnixTime;
 use crate::mesh::event::Input;
 use network::Network;
-use server::{ClientEvent, Server};
+use server::{Access, ClientEvent, Replies, Server};
 use services::{ServiceEvent, Services};
 
 /// Upcalls that wait for the control loop; more are dropped and counted by the workers. Enough for
@@ -53,7 +55,7 @@ const CLOCK_EVERY: Duration = Duration::from_secs(10);
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// How the agent is started.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct AgentOptions {
     /// The configuration.
     pub config: Config,
@@ -61,8 +63,8 @@ pub struct AgentOptions {
     pub state_dir: PathBuf,
     /// The local API.
     pub socket: PathBuf,
-    /// Never ask the kernel for offload.
-    pub no_offload: bool,
+    /// Whether TUN offload may be used.
+    pub offload: bool,
 }
 
 /// Runs the agent until it is told to stop.
@@ -79,13 +81,24 @@ pub fn run(options: AgentOptions) -> anyhow::Result<()> {
     })
 }
 
+/// Runs a stand-alone DHT node until SIGTERM or SIGINT.
+pub fn run_dht_node(listen: SocketAddr, bootstrap: Vec<HostPort>) -> anyhow::Result<()> {
+    let SocketAddr::V4(listen) = listen else {
+        anyhow::bail!("the DHT speaks IPv4 only: {listen} is not an address it can listen on");
+    };
+    let bootstrap = bootstrap.iter().map(HostPort::to_string).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::io::dht::run_node(listen, bootstrap))
+}
+
 /// The process.
 struct Agent {
     options: AgentOptions,
     started: Instant,
     store: Store,
     services: Services,
-    server: Server,
+    clients: mpsc::Receiver<ClientEvent>,
+    replies: Replies,
     networks: BTreeMap<NetworkId, Network>,
     upcalls: mpsc::Receiver<(NetworkId, Upcall)>,
     upcall_sender: mpsc::Sender<(NetworkId, Upcall)>,
@@ -105,21 +118,22 @@ enum Event {
 impl Agent {
     async fn start(options: AgentOptions) -> anyhow::Result<Self> {
         let store = Store::open(&options.state_dir)?;
-        let server = Server::bind(&options.socket)?;
+        let server = Server::bind(&options.socket, Access::of_this_host())?;
         let services = Services::start(&options.config, &store).await?;
+        let (clients, replies) = server.start();
         let (upcall_sender, upcalls) = mpsc::channel(UPCALL_QUEUE);
         let mut agent = Self {
             started: clock::now(),
             store,
             services,
-            server,
+            clients,
+            replies,
             networks: BTreeMap::new(),
             upcalls,
             upcall_sender,
             clocks: ClockWatch::new(),
             options,
         };
-        agent.services.clear_leftovers(&agent.options.config).await;
         agent.restore_networks().await?;
         Ok(agent)
     }
@@ -144,7 +158,7 @@ impl Agent {
                 _ = terminate.recv() => Event::Stop,
                 _ = interrupt.recv() => Event::Stop,
                 () = sleep_until(due) => Event::Due,
-                Some(event) = self.server.next() => Event::Client(event),
+                Some(event) = self.clients.recv() => Event::Client(event),
                 Some(event) = self.services.next() => Event::Service(event),
                 Some((network, upcall)) = self.upcalls.recv() => Event::Upcall(network, upcall),
                 _ = clocks.tick() => Event::Clocks,
@@ -193,7 +207,6 @@ impl Agent {
                 self.input_all(|| Input::StunServers(servers.clone()), now);
             }
             ServiceEvent::Interfaces(snapshot) => {
-                self.services.network_changed(&snapshot);
                 self.input_all(|| Input::Interfaces(snapshot.clone()), now);
             }
             ServiceEvent::PortMap { port, event } => {
@@ -223,6 +236,7 @@ impl Agent {
         for jump in self.clocks.look() {
             tracing::info!(?jump, "the clocks jumped");
             if let Discontinuity::Suspended(_) = jump {
+                self.services.suspended();
                 self.input_all(|| Input::Suspended, now);
             }
         }
@@ -247,7 +261,7 @@ impl Agent {
         if stopped.is_err() {
             tracing::warn!("a router did not answer; its port mappings run out by themselves");
         }
-        self.server.close();
+        self.clients.close();
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::workers::Workers;
+use crate::api;
 use crate::identity::NetworkId;
 use crate::io::store::NetworkStore;
 use crate::io::udp::UdpPort;
@@ -56,9 +57,22 @@ impl Network {
         self.udp.port()
     }
 
-    /// Whether it answers to this name; a network that is being joined has none yet.
-    pub fn is_called(&self, name: &str) -> bool {
-        self.mesh.name() == Some(name)
+    /// Its name, or the start of its id while it is being joined.
+    pub fn title(&self) -> String {
+        let id = || self.id.to_string().chars().take(8).collect();
+        self.mesh.name().map_or_else(id, str::to_owned)
+    }
+
+    /// Its state, with what the mesh cannot know.
+    pub fn status(&self, now: Instant) -> api::NetworkStatus {
+        let mut status = self.mesh.status(now);
+        status.name = self.title();
+        status.detail = status.detail.or_else(|| self.fault.clone());
+        status.drops = {
+            let drops = self.workers.drops().snapshot().into_iter();
+            drops.map(|(reason, count)| (reason.to_owned(), count)).collect()
+        };
+        status
     }
 
     /// Stops the packet threads; the interface vanishes with its last descriptor.

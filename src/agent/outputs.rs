@@ -8,7 +8,7 @@ use super::services::Services;
 use crate::identity::NetworkId;
 use crate::io::clock;
 use crate::io::netlink::InterfaceSettings;
-use crate::io::store::File;
+use crate::io::store::{NetworkFile, StoreError};
 use crate::io::tun::{TunDevice, TunOptions};
 use crate::mesh::event::{Input, InterfaceConfig, Output, Persist, Ticket, Transmit};
 
@@ -37,7 +37,7 @@ impl Agent {
             Output::UnmapPort => self.services.map_port(network.port(), false),
             Output::Table(table) => network.workers.set_table(table),
             Output::Configure(interface) => {
-                let offload = !self.options.no_offload;
+                let offload = self.options.offload;
                 let done = configure(network, &mut self.services, interface, offload).await;
                 network.fault = done.err().map(|error| format!("{error:#}"));
                 if let Some(fault) = &network.fault {
@@ -45,7 +45,7 @@ impl Agent {
                 }
             }
             Output::Persist(files, ticket) => persist(network, files, ticket),
-            Output::Reply(request, response) => self.server.reply(request, response),
+            Output::Reply(request, response) => self.replies.reply(request, response),
             Output::Forget => network.forgotten = true,
         }
     }
@@ -54,7 +54,7 @@ impl Agent {
     fn forget(&mut self, id: NetworkId) {
         let Some(mut network) = self.networks.remove(&id) else { return };
         network.close();
-        if let Err(error) = network.store.remove() {
+        if let Err(error) = self.store.forget(&id) {
             tracing::error!(network = ?id, %error, "the network's folder could not be removed");
         }
     }
@@ -105,15 +105,15 @@ fn persist(network: &mut Network, files: Vec<Persist>, ticket: Option<Ticket>) {
     }
 }
 
-fn write(network: &mut Network, file: &Persist) -> Result<(), crate::io::store::StoreError> {
+fn write(network: &mut Network, file: &Persist) -> Result<(), StoreError> {
     let store = &mut network.store;
     match file {
         Persist::Ops(ops) => store.append_ops(ops),
-        Persist::Identity(bytes) => store.write(File::Identity, bytes),
-        Persist::Root(bytes) => store.write(File::Root, bytes),
-        Persist::Genesis(bytes) => store.write(File::Genesis, bytes),
-        Persist::Secrets(bytes) => store.write(File::Secrets, bytes),
-        Persist::Cache(bytes) => store.write(File::Cache, bytes),
-        Persist::Intent(bytes) => store.write(File::Intent, bytes),
+        Persist::Identity(bytes) => store.write(NetworkFile::Identity, bytes),
+        Persist::Root(bytes) => store.write(NetworkFile::Root, bytes),
+        Persist::Genesis(bytes) => store.write(NetworkFile::Genesis, bytes),
+        Persist::Secrets(bytes) => store.write(NetworkFile::Secrets, bytes),
+        Persist::Cache(bytes) => store.write(NetworkFile::Cache, bytes),
+        Persist::Intent(bytes) => store.write(NetworkFile::Intent, bytes),
     }
 }

@@ -1,6 +1,7 @@
 //! Local clients' requests: those of one network go to its mesh, the rest are answered here.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -8,18 +9,18 @@ use super::network::Network;
 use super::server::ClientEvent;
 use super::{Agent, workers::Workers};
 use crate::api::{self, ErrorKind, Request, Response, SCHEMA};
-use crate::identity::NetworkId;
+use crate::forward::HandshakeGuard;
 use crate::io::clock;
 use crate::io::tun::{TunDevice, TunOptions};
 use crate::io::udp::{UdpOptions, UdpPort};
 use crate::membership::op::GenesisPool;
-use crate::membership::{Invite, UnixTime};
-use crate::mesh::clock::WallClock;
+use crate::membership::{DeviceName, Invite, UnixTime};
+use crate::mesh::wall::Wall;
 use crate::mesh::event::{Input, RequestId};
 use crate::mesh::{Found, Mesh, MTU, Settings};
 
 /// Networks of one agent: each has sockets, threads and an interface.
-const MAX_NETWORKS: usize = 16;
+pub(super) const MAX_NETWORKS: usize = 16;
 
 impl Agent {
     pub(super) async fn handle_client(&mut self, event: ClientEvent) {
@@ -142,28 +143,30 @@ impl Agent {
             return Err(Response::error(ErrorKind::Failed, text));
         }
         let place = self.place().map_err(failed)?;
-        let unix = WallClock::new(UnixTime(clock::unix_now()), now);
+        let unix = Wall::new(UnixTime(clock::unix_now()), now);
         let mesh = Mesh::found(found, place.settings.clone(), clock::os_seed(), unix, now)
             .context("cannot sign the first ops")
             .map_err(failed)?;
-        self.adopt(mesh, place, now).map_err(failed)
+        self.adopt(mesh, place, now).await.map_err(failed)
     }
 
     async fn join(&mut self, id: RequestId, request: Request, now: Instant) -> Result<(), Response> {
-        let Request::Join { invite, device, .. } = &request else { return Ok(()) };
+        let Request::Join { invite, device, timeout_ms } = &request else { return Ok(()) };
+        let timeout = Duration::from_millis(*timeout_ms);
         let usage = |text: String| Response::error(ErrorKind::Usage, text);
-        let invite: Invite = invite.parse().map_err(|error| usage(format!("{error}")))?;
-        let device = device.parse().map_err(|error| usage(format!("{error}")))?;
+        let invite = invite.parse::<Invite>().map_err(|error| usage(error.to_string()))?;
+        let device = device.parse::<DeviceName>().map_err(|error| usage(error.to_string()))?;
         if let Some(network) = self.networks.get_mut(&invite.network) {
             network.input(Input::Request(id, request), now);
             return Ok(());
         }
         let place = self.place().map_err(failed)?;
-        let unix = WallClock::new(UnixTime(clock::unix_now()), now);
+        let unix = Wall::new(UnixTime(clock::unix_now()), now);
         let seed = clock::os_seed();
-        let mesh = Mesh::take_up(invite, device, place.settings.clone(), seed, unix, now);
+        let join = (invite, device, timeout);
+        let mesh = Mesh::take_up(join, place.settings.clone(), seed, unix, now);
         let network = mesh.network();
-        self.adopt(mesh, place, now).map_err(failed)?;
+        self.adopt(mesh, place, now).await.map_err(failed)?;
         if let Some(network) = self.networks.get_mut(&network) {
             network.input(Input::Request(id, request), now);
         }
@@ -177,7 +180,7 @@ impl Agent {
             anyhow::bail!("an agent has at most {MAX_NETWORKS} networks");
         }
         let interface = self.free_interface();
-        let options = TunOptions { mtu: MTU, offload: !self.options.no_offload, queues: 1 };
+        let options = TunOptions { mtu: MTU, offload: self.options.offload, queues: 1 };
         drop(TunDevice::open(&interface, options)?);
         self.place_at(interface, self.wanted_port())
     }
@@ -215,11 +218,21 @@ impl Agent {
     }
 
     /// Takes a network in: from now on its outputs are done.
-    pub(super) fn adopt(&mut self, mesh: Mesh, place: Place, now: Instant) -> anyhow::Result<()> {
+    pub(super) async fn adopt(
+        &mut self,
+        mesh: Mesh,
+        place: Place,
+        now: Instant,
+    ) -> anyhow::Result<()> {
         let id = mesh.network();
-        let store = self.store.network(&id.to_string())?;
-        let udp = std::sync::Arc::new(place.udp);
-        let workers = Workers::start(id, udp.clone(), mesh.guard(), self.upcall_sender.clone())?;
+        self.services.wake(&self.options.config, &self.store).await;
+        let (store, _) = self.store.network(&id)?;
+        let udp = Arc::new(place.udp);
+        let statics = mesh.statics();
+        let statics: Vec<_> = statics.iter().collect();
+        let guard = Arc::new(HandshakeGuard::new(&statics, now));
+        let workers = Workers::start(id, udp.clone(), guard, self.upcall_sender.clone())
+            .context("cannot start the packet threads")?;
         let mut network = Network {
             id,
             mesh,

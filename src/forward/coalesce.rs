@@ -28,11 +28,24 @@ use super::segment::{VnetHeader, merge_headers};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Merge {
     /// Single packets without a `virtio_net_hdr`.
-    Nothing,
+    Plain,
+    /// Single packets behind a `virtio_net_hdr`.
+    Singles,
     /// TCP super-packets.
     Tcp,
     /// TCP and UDP super-packets (Linux 6.2).
     TcpAndUdp,
+}
+
+impl Merge {
+    /// What to go on with when the device refused a super-packet.
+    pub fn lower(self) -> Self {
+        match self {
+            Self::TcpAndUdp => Self::Tcp,
+            Self::Tcp | Self::Singles => Self::Singles,
+            Self::Plain => Self::Plain,
+        }
+    }
 }
 
 /// The longest super-packet: what an IPv4 total length can say.
@@ -242,7 +255,7 @@ impl Group {
             let verified = self.joint.is_some();
             let vnet = if verified { VnetHeader::verified() } else { VnetHeader::default() };
             return match merge {
-                Merge::Nothing => write(&[IoSlice::new(first)]),
+                Merge::Plain => write(&[IoSlice::new(first)]),
                 _ => write(&[IoSlice::new(&vnet.encode()), IoSlice::new(first)]),
             };
         };
@@ -452,9 +465,12 @@ mod tests {
     fn a_plain_device_gets_every_packet_as_it_came() {
         let (_, _, mut packets) = super_packet(true, TCP, &[5; 300], 100);
         packets.push(build("10.0.0.1", "10.0.0.2", 1, b"ping"));
-        assert_eq!(coalesce(Merge::Nothing, &packets), packets);
+        assert_eq!(coalesce(Merge::Plain, &packets), packets);
         let frames = coalesce(Merge::Tcp, &super_packet(true, UDP, &[5; 300], 100).2);
         assert_eq!(frames.len(), 3, "no UDP where the kernel does not take it");
+        let frames = coalesce(Merge::Tcp.lower(), &packets);
+        assert_eq!(frames.len(), 4, "nothing where it refused");
+        assert_eq!(split(&frames), packets);
     }
 
     #[test]

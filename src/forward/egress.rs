@@ -12,10 +12,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::buffer::{Batch, SendBuffer};
+use super::outcome::TunnelError;
 use super::packet::{Header, is_special};
 use super::segment::{Segments, VnetHeader};
 use super::slot::PeerSlot;
-use super::tunnel::TunnelError;
 use super::{DropReason, Shared, Upcall};
 
 /// Room for one packet of a frame.
@@ -177,4 +177,146 @@ fn check_addresses(header: &Header, shared: &Shared<'_>) -> Result<(), DropReaso
         return Err(DropReason::NotOurSource);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::coalesce::Merge;
+    use super::super::fixture::*;
+    use super::super::packet::tests::build;
+    use super::super::packet::{TCP, UDP};
+    use super::super::segment::tests::{split_all, super_packet};
+    use super::*;
+    use crate::forward::SlotIndex;
+
+    #[test]
+    fn a_super_packet_crosses_as_equal_datagrams_and_arrives_as_the_same_super_packet() {
+        for v4 in [true, false] {
+            for protocol in [TCP, UDP] {
+                let (mut a, mut b) = connected();
+                let (vnet, whole, _) = super_packet(v4, protocol, &[7; 30_000], 1200);
+                let frame = [&vnet.encode()[..], &whole].concat();
+                let batches = a.send(std::slice::from_ref(&frame));
+                assert_eq!(batches.len(), 1);
+                let (to, stride, bytes) = &batches[0];
+                assert_eq!((*to, bytes.len().div_ceil(*stride)), (at(2), 25));
+                let frames = b.receive(at(1), &[(*stride, bytes.clone())]);
+                assert_eq!(frames, [frame]);
+                assert_eq!(a.drops.snapshot(), []);
+                assert_eq!(b.drops.snapshot(), []);
+                let stats = &b.slot().stats;
+                assert_eq!(stats.rx_packets.load(std::sync::atomic::Ordering::Relaxed), 25);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_one_send_becomes_several_and_loses_nothing() {
+        let (mut a, mut b) = connected();
+        let (vnet, whole, packets) = super_packet(true, TCP, &[7; 65_000], 1228);
+        let batches = a.send(&[[&vnet.encode()[..], &whole].concat()]);
+        assert_eq!(batches.len(), 2);
+        assert!(batches.iter().all(|(_, stride, bytes)| bytes.len() <= 65_487 && *stride <= 1312));
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        let frames = b.receive(at(1), &runs);
+        let arrived: Vec<_> = frames
+            .iter()
+            .map(|frame| VnetHeader::decode(frame).unwrap())
+            .flat_map(|(vnet, packet)| split_all(vnet, packet))
+            .collect();
+        assert_eq!(arrived, packets);
+    }
+
+    #[test]
+    fn small_frames_share_a_send_while_their_lengths_allow_it() {
+        let (mut a, mut b) = connected();
+        let packet = |len: usize| single(&build(A.0, B.0, UDP, &vec![1; len]));
+        let batches = a.send(&[packet(20), packet(20), packet(4), packet(20), packet(100)]);
+        let shapes: Vec<_> =
+            batches.iter().map(|(_, stride, bytes)| (*stride, bytes.len())).collect();
+        assert_eq!(shapes, [(80, 224), (80, 80), (160, 160)]);
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        assert_eq!(b.receive(at(1), &runs).iter().map(|f| split_frame(f)).sum::<usize>(), 5);
+    }
+
+    #[test]
+    fn a_plain_device_sends_and_gets_bare_packets() {
+        let (mut a, mut b) = connected();
+        a.egress = Egress::new(false);
+        b.ingress.set_merge(Merge::Plain);
+        let packets: Vec<_> = (0..3).map(|i| build(A.1, B.1, TCP, &[i; 99])).collect();
+        let batches = a.send(&packets);
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        assert_eq!(b.receive(at(1), &runs), packets);
+    }
+
+    #[test]
+    fn without_slot_path_or_session_overlay_packets_go_up_and_others_are_dropped() {
+        let (mut a, _) = strangers();
+        let packet = build(A.0, B.0, UDP, b"hello");
+        let no_session = |to: &str, packet: &Vec<u8>| Upcall::NoSession {
+            destination: ip(to),
+            packet: packet.clone(),
+        };
+        assert_eq!(a.send(&[single(&packet)]), []);
+        assert_eq!(a.upcalls(), [no_session(B.0, &packet)]);
+        let unknown = build(A.1, "fd00::99", UDP, b"hello");
+        a.send(&[single(&unknown)]);
+        assert_eq!(a.upcalls(), [no_session("fd00::99", &unknown)]);
+        a.slot().set_endpoint(None);
+        a.send(&[single(&packet)]);
+        assert_eq!(a.upcalls(), [no_session(B.0, &packet)]);
+        a.send(&[single(&build(A.0, "8.8.8.8", UDP, b"hello"))]);
+        assert_eq!((a.upcalls(), a.drops.get(DropReason::NoRoute)), (vec![], 1));
+        let (vnet, whole, packets) = super_packet(true, TCP, &[7; 30_000], 1200);
+        a.slot().set_endpoint(Some(at(2)));
+        a.send(&[[&vnet.encode()[..], &whole].concat()]);
+        let first: Vec<_> = packets[..8].iter().map(|packet| no_session(B.0, packet)).collect();
+        assert_eq!(a.upcalls(), first, "the first eight of a super-packet");
+    }
+
+    #[test]
+    fn only_ordinary_packets_of_our_own_leave() {
+        let (mut a, _) = connected();
+        for (source, destination, reason) in [
+            ("10.0.0.9", B.0, DropReason::NotOurSource),
+            (B.1, B.1, DropReason::NotOurSource),
+            ("fe80::1", "fe80::2", DropReason::SpecialAddress),
+            (A.1, "ff02::1", DropReason::SpecialAddress),
+            (A.0, "255.255.255.255", DropReason::SpecialAddress),
+            (A.0, "224.0.0.251", DropReason::SpecialAddress),
+            ("127.0.0.1", B.0, DropReason::SpecialAddress),
+        ] {
+            let before = a.drops.get(reason);
+            assert_eq!(a.send(&[single(&build(source, destination, UDP, b"x"))]), []);
+            assert_eq!(a.drops.get(reason), before + 1, "{source} to {destination}");
+        }
+        for frame in [vec![], vec![0; 9], vec![0; 10], single(&[0x45; 19]), single(&[0x66; 70_000])]
+        {
+            let before = a.drops.get(DropReason::MalformedPacket);
+            assert_eq!(a.send(&[frame]), []);
+            assert_eq!(a.drops.get(DropReason::MalformedPacket), before + 1);
+        }
+        assert_eq!(a.send(&[single(&control(b"forged by a local user"))]), []);
+        assert_eq!(a.upcalls(), []);
+    }
+
+    #[test]
+    fn data_that_wakes_an_idle_tunnel_is_reported_once() {
+        let (mut a, _) = connected();
+        a.slot().tunnel.lock().handle_timeout(&mut Vec::new(), a.now);
+        a.now += Duration::from_secs(40);
+        for _ in 0..3 {
+            a.send(&[single(&build(A.0, B.0, UDP, b"x"))]);
+        }
+        let awake: Vec<_> = a.upcalls.drain().collect();
+        assert_eq!(awake, [Upcall::Awake { slot: SlotIndex(1) }]);
+        let now = a.now;
+        let slot = a.slot().clone();
+        slot.tunnel.lock().handle_timeout(&mut Vec::new(), now);
+        let due = slot.tunnel.lock().poll_timeout().unwrap();
+        assert_eq!(due, (now + Duration::from_secs(1), "session timers"));
+    }
 }

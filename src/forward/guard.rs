@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::drops::DropReason;
-use super::tunnel::{MacCheck, MacVerdict};
+use super::outcome::MacVerdict;
+use super::tunnel::MacCheck;
 use crate::identity::{WgSecret, kdf};
-use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify};
+use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, ephemeral_key};
 
 /// Handshake messages a second to one key from which on cookies are asked for: at 100 µs each, 1 %
 /// of a core.
@@ -103,13 +104,13 @@ impl HandshakeGuard {
     /// Judges a message of type 1, 2 or 3; of type 3, which has no MAC1, only the rate.
     pub fn check(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
         self.reset_counts(now);
-        let ephemeral = match classify(datagram) {
-            Class::Initiation => &datagram[8..40],
-            Class::Response => &datagram[12..44],
-            Class::CookieReply => return self.check_rate(from.ip(), now),
-            _ => return Verdict::Drop(DropReason::UnknownDatagram),
+        let Some(ephemeral) = ephemeral_key(datagram) else {
+            return match classify(datagram) {
+                Class::CookieReply => self.check_rate(from.ip(), now),
+                _ => Verdict::Drop(DropReason::UnknownDatagram),
+            };
         };
-        if is_low_order(ephemeral) {
+        if is_low_order(&ephemeral) {
             return Verdict::Drop(DropReason::LowOrderKey);
         }
         for check in &self.checks {
@@ -161,13 +162,20 @@ impl HandshakeGuard {
     }
 }
 
-/// Whether the product of `point` (32 bytes) with every clamped scalar is zero: the points of small
+/// A handshake message's class; `None` for anything else, and where the ephemeral key is of low
+/// order: its sender wants a secret that everybody knows.
+pub(super) fn handshake_class(datagram: &[u8]) -> Option<Class> {
+    let class = classify(datagram);
+    let known = matches!(class, Class::Initiation | Class::Response | Class::CookieReply);
+    let low_order = ephemeral_key(datagram).is_some_and(|key| is_low_order(&key));
+    (known && !low_order).then_some(class)
+}
+
+/// Whether the product of `point` with every clamped scalar is zero: the points of small
 /// order on Curve25519 and its twist, in every encoding (RFC 7748, section 6.1; the encodings
 /// from 2^255 on differ from these in the top bit, which X25519 ignores).
-pub(super) fn is_low_order(point: &[u8]) -> bool {
-    let mut masked = [0; 32];
-    let Some(bytes) = point.first_chunk::<32>() else { return true };
-    masked.copy_from_slice(bytes);
+fn is_low_order(point: &[u8; 32]) -> bool {
+    let mut masked = *point;
     masked[31] &= 0x7f;
     LOW_ORDER.contains(&masked)
 }

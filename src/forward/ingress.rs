@@ -22,11 +22,12 @@ use parking_lot::MutexGuard;
 use super::buffer::Arena;
 use super::coalesce::{Coalescer, Merge};
 use super::guard::Verdict;
-use super::packet::{Header, IPV6_HEADER, MAX_CONTROL, is_special};
+use super::outcome::{Opened, TunnelError};
+use super::packet::{Header, is_special};
 use super::slot::{Carries, PeerSlot, SlotIndex};
-use super::tunnel::{Opened, TunnelError};
 use super::{DropReason, LocalAddresses, Shared, Tunnel, Upcall};
-use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify};
+use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, receiver_index};
+use crate::wire::control::{HEADER_LEN, MAX_PACKET};
 
 /// The longest STUN message that is looked at: no check and no answer of a server is longer than
 /// the smallest IPv6 MTU.
@@ -146,13 +147,8 @@ impl Ingress {
         now: Instant,
     ) -> Result<(), DropReason> {
         // Answers name the slot that asked: one that asked nothing costs nothing.
-        let receiver = match classify(datagram) {
-            Class::Response => Some(le32(datagram, 8)),
-            Class::CookieReply => Some(le32(datagram, 4)),
-            _ => None,
-        };
         let unknown = |index| shared.table.slot(SlotIndex::of_receiver(index)).is_none();
-        if receiver.is_some_and(unknown) {
+        if receiver_index(datagram).is_some_and(unknown) {
             return Err(DropReason::UnknownIndex);
         }
         match shared.guard.check(from, datagram, now) {
@@ -179,7 +175,8 @@ impl Ingress {
         shared: &mut Shared<'a>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let index = SlotIndex::of_receiver(le32(datagram, 4));
+        let index = receiver_index(datagram).ok_or(DropReason::UnknownDatagram)?;
+        let index = SlotIndex::of_receiver(index);
         let held = hold(held, index, shared, now)?;
         let (len, inner) = match held.tunnel.open_into(datagram, self.arena.reserve(), now) {
             Ok(Opened::Packet(packet)) => {
@@ -195,7 +192,7 @@ impl Ingress {
         }
         match inner.transpose()? {
             Some(Inner::Control) => {
-                let bytes = self.arena.reserve()[IPV6_HEADER..len].to_vec();
+                let bytes = self.arena.reserve()[HEADER_LEN..len].to_vec();
                 shared.upcalls.push(Upcall::Control { slot: index, bytes }, shared.drops);
             }
             Some(Inner::Data(header)) => {
@@ -242,7 +239,7 @@ fn release(held: &mut Option<Held<'_>>, shared: &mut Shared<'_>, now: Instant) {
 fn judge(packet: &[u8], slot: &PeerSlot, local: &LocalAddresses) -> Result<Inner, DropReason> {
     let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
     if header.is_control() {
-        let fits = packet.len() - IPV6_HEADER <= MAX_CONTROL;
+        let fits = packet.len() <= MAX_PACKET;
         return if fits { Ok(Inner::Control) } else { Err(DropReason::MalformedPacket) };
     }
     if slot.carries == Carries::ControlOnly {
@@ -270,8 +267,210 @@ fn refusal(error: TunnelError) -> DropReason {
     }
 }
 
-/// A little-endian number of a message whose length its class vouches for.
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    let field = bytes.get(at..).and_then(|field| field.first_chunk());
-    u32::from_le_bytes(field.copied().unwrap_or_default())
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::fixture::*;
+    use super::super::packet::UDP;
+    use super::super::packet::tests::build;
+    use super::super::tunnel::tests::{secret, shake};
+    use super::*;
+    use crate::wire::control::MAX_MESSAGE;
+
+    #[test]
+    fn inner_packets_with_addresses_that_are_not_the_peers_are_dropped() {
+        let (a, mut b) = connected();
+        for (source, destination, reason) in [
+            ("10.0.0.9", B.0, DropReason::ForeignSource),
+            ("8.8.8.8", B.0, DropReason::ForeignSource),
+            (B.0, B.0, DropReason::ForeignSource),
+            ("fd00::9", B.1, DropReason::ForeignSource),
+            ("224.0.0.1", B.0, DropReason::SpecialAddress),
+            ("127.0.0.1", B.0, DropReason::SpecialAddress),
+            ("0.0.0.0", B.0, DropReason::SpecialAddress),
+            ("fe80::1", B.1, DropReason::SpecialAddress),
+            ("ff02::1", B.1, DropReason::SpecialAddress),
+            ("::1", B.1, DropReason::SpecialAddress),
+            ("::ffff:10.0.0.1", B.1, DropReason::SpecialAddress),
+            (A.0, "10.0.0.9", DropReason::ForeignDestination),
+            (A.0, "8.8.8.8", DropReason::ForeignDestination),
+            (A.0, "255.255.255.255", DropReason::SpecialAddress),
+            (A.1, "ff02::1", DropReason::SpecialAddress),
+            (A.1, "fe80::2", DropReason::SpecialAddress),
+        ] {
+            let before = b.drops.get(reason);
+            let sealed = a.seal(&build(source, destination, UDP, b"x"));
+            assert_eq!(b.receive(at(1), &[sealed]), Vec::<Vec<u8>>::new(), "{source}");
+            assert_eq!(b.drops.get(reason), before + 1, "{source} to {destination}");
+        }
+        let honest = build(A.0, B.0, UDP, b"x");
+        assert_eq!(bare(&b.receive(at(1), &[a.seal(&honest)])[0]), honest);
+    }
+
+    #[test]
+    fn a_granted_route_admits_its_sources_and_no_special_ones() {
+        let (a, mut b) = connected();
+        let now = b.now;
+        let tunnel = std::mem::replace(
+            &mut *b.slot().tunnel.lock(),
+            Tunnel::new(&secret(2), &secret(1).public(), SlotIndex(2)).unwrap(),
+        );
+        let allowed = vec![(ip(A.0), 32), (ip("0.0.0.0"), 0)];
+        let slot = PeerSlot::new(SlotIndex(2), tunnel, allowed, Carries::Everything, now);
+        b = Device::new(B, slot, &secret(2), now);
+        let routed = build("192.168.7.7", B.0, UDP, b"x");
+        assert_eq!(b.receive(at(1), &[a.seal(&routed)]).len(), 1);
+        for source in ["127.0.0.1", "224.0.0.1", B.0] {
+            let sealed = a.seal(&build(source, B.0, UDP, b"x"));
+            assert!(b.receive(at(1), &[sealed]).is_empty(), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_control_only_peer_delivers_control_and_nothing_else() {
+        let a = device(A, B, 1, 2, Carries::Everything);
+        let mut b = device(B, A, 2, 1, Carries::ControlOnly);
+        shake(&mut a.slot().tunnel.lock(), &mut b.slot().tunnel.lock(), a.now);
+        let runs = [a.seal(&build(A.0, B.0, UDP, b"x")), a.seal(&control(b"join"))];
+        assert!(b.receive(at(1), &runs).is_empty());
+        assert_eq!(b.upcalls(), [Upcall::Control { slot: SlotIndex(2), bytes: b"join".to_vec() }]);
+        assert_eq!(b.drops.snapshot(), [("control-only", 1)]);
+    }
+
+    #[test]
+    fn control_goes_up_and_never_to_the_device() {
+        let (a, mut b) = connected();
+        let longest = vec![9; MAX_MESSAGE];
+        let mut oversized = control(&longest);
+        oversized.push(9);
+        oversized[4..6].copy_from_slice(&(MAX_MESSAGE as u16 + 1).to_be_bytes());
+        let mut reversed = control(b"x");
+        reversed[8..40].rotate_left(16);
+        let packets = [control(&longest), oversized, control(b""), reversed];
+        let runs: Vec<_> = packets.iter().map(|packet| a.seal(packet)).collect();
+        assert!(b.receive(at(1), &runs).is_empty());
+        let up = |bytes: &[u8]| Upcall::Control { slot: SlotIndex(2), bytes: bytes.to_vec() };
+        assert_eq!(b.upcalls(), [up(&longest), up(b"")]);
+        assert_eq!(b.drops.snapshot(), [("malformed-packet", 1), ("special-address", 1)]);
+    }
+
+    #[test]
+    fn one_bad_datagram_never_ends_a_run() {
+        let (a, mut b) = connected();
+        let datagrams: Vec<_> =
+            (0..6u8).map(|i| a.seal(&build(A.0, B.0, UDP, &[i; 20])).1).collect();
+        let stride = datagrams[0].len();
+        let mut run = datagrams.clone();
+        run[1][40] ^= 1;
+        run[2][..4].copy_from_slice(&[9, 9, 9, 9]);
+        run[3][4..8].copy_from_slice(&(77u32 << 8).to_le_bytes());
+        run[4] = datagrams[0].clone();
+        let frames = b.receive(at(1), &[(stride, run.concat())]);
+        let arrived: usize = frames.iter().map(|frame| split_frame(frame)).sum();
+        assert_eq!(arrived, 2);
+        assert_eq!(
+            b.drops.snapshot(),
+            [("unknown-datagram", 1), ("unknown-index", 1), ("not-authentic", 1), ("replayed", 1)]
+        );
+    }
+
+    #[test]
+    fn hostile_lengths_and_counters_are_counted_and_silent() {
+        let (a, mut b) = connected();
+        for len in [0, 1, 3, 31, 65_507] {
+            for first in [0u8, 1, 2, 3, 4, 6, b'd', 0xff] {
+                let mut datagram = vec![0; len];
+                if let Some(byte) = datagram.first_mut() {
+                    *byte = first;
+                }
+                assert!(b.receive(at(9), &[(len.max(1), datagram)]).is_empty());
+            }
+        }
+        let (stride, mut datagram) = a.seal(&build(A.0, B.0, UDP, b"x"));
+        datagram[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(b.receive(at(1), &[(stride, datagram)]).is_empty());
+        assert_eq!(b.drops.get(DropReason::CounterLimit), 1);
+        assert_eq!(b.upcalls(), []);
+        let honest = a.seal(&build(A.0, B.0, UDP, b"x"));
+        assert_eq!(b.receive(at(1), &[honest]).len(), 1);
+    }
+
+    #[test]
+    fn random_datagrams_cause_no_upcall_no_reply_and_no_frame() {
+        let (_, mut b) = connected();
+        let mut state = 88_172_645_463_325_252u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..20_000 {
+            let len = (random() % 200) as usize + 1;
+            let mut datagram: Vec<u8> = (0..len).map(|_| random() as u8).collect();
+            if random() % 2 == 0 && len > 8 {
+                // Not type 3: a cookie reply to a slot goes up, at the rate a source is allowed.
+                let kind = [0, 1, 2, 4, 5, 6][(random() % 6) as usize];
+                datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
+                datagram[4..8].copy_from_slice(&(2u32 << 8 | 1).to_le_bytes());
+            }
+            assert!(b.receive(at(9), &[(len, datagram)]).is_empty());
+        }
+        assert_eq!(b.upcalls(), []);
+        assert_eq!(b.ingress.drain_replies().count(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_moved_is_reported_once_a_second_and_the_path_stays() {
+        let (a, mut b) = connected();
+        let elsewhere = at(77);
+        for _ in 0..5 {
+            let sealed = a.seal(&build(A.0, B.0, UDP, b"x"));
+            assert_eq!(b.receive(elsewhere, &[sealed]).len(), 1);
+        }
+        let roamed = Upcall::Roamed { slot: SlotIndex(2), from: elsewhere };
+        assert_eq!(b.upcalls(), std::slice::from_ref(&roamed));
+        assert_eq!(b.slot().endpoint(), Some(at(1)));
+        b.now += Duration::from_secs(2);
+        b.receive(elsewhere, &[a.seal(&build(A.0, B.0, UDP, b"x"))]);
+        assert_eq!(b.upcalls(), [roamed]);
+        let mut forged = a.seal(&build(A.0, B.0, UDP, b"x"));
+        forged.1[60] ^= 1;
+        b.now += Duration::from_secs(2);
+        b.receive(at(66), &[forged]);
+        assert_eq!(b.upcalls(), [], "what is not authentic tells nothing");
+    }
+
+    #[test]
+    fn handshakes_and_stun_go_up_and_a_flood_is_bounded_and_counted() {
+        let (a, mut b) = strangers();
+        let initiation = a.slot().tunnel.lock().initiate(a.now);
+        b.receive(at(1), &[(148, initiation.clone())]);
+        assert_eq!(b.upcalls(), [Upcall::Handshake { from: at(1), bytes: initiation }]);
+        let mut stun = vec![0; 20];
+        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        b.receive(at(3), &[(20, stun.repeat(1000))]);
+        assert_eq!(b.upcalls().len(), 256);
+        assert_eq!(b.drops.get(DropReason::DatagramUpcall), 744);
+        let mut answer = vec![0; 92];
+        answer[0] = 2;
+        answer[9] = 77;
+        b.receive(at(3), &[(92, answer)]);
+        assert_eq!(b.drops.get(DropReason::UnknownIndex), 1, "an answer to nobody");
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_is_answered_with_cookies_that_are_counted() {
+        let (a, mut b) = strangers();
+        let initiation = a.slot().tunnel.lock().initiate(a.now);
+        for host in 0..120 {
+            b.receive(at(host), &[(148, initiation.clone())]);
+        }
+        let replies: Vec<_> = b.ingress.drain_replies().collect();
+        assert_eq!(replies.len(), 20);
+        assert!(replies.iter().all(|(_, cookie)| cookie[..4] == [3, 0, 0, 0]));
+        assert_eq!(b.drops.get(DropReason::CookieSent), 20);
+        assert_eq!(b.upcalls().len(), 100);
+    }
 }

@@ -5,35 +5,26 @@
 //! [`MAX_EXTENSIONS`] extension headers. Checksums are RFC 1071's; a sum is computed over native
 //! 32-bit words, which gives the same one's complement sum, byte-swapped.
 //!
-//! Control messages ride in IPv6 packets of next-header 253 (RFC 3692: for experiments, so no
-//! program of the host can be waiting for it) from fe80::1 to fe80::2, see [`wrap_control`].
+//! Control messages ride in IPv6 packets that [`wire::control`](crate::wire::control) makes, and are
+//! known by their next-header and both addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::control;
 
 /// Upper protocol TCP.
 pub const TCP: u8 = 6;
 /// Upper protocol UDP.
 pub const UDP: u8 = 17;
-/// Upper protocol of control messages.
-pub const CONTROL: u8 = 253;
 
 /// Length of an IPv4 header without options.
 pub const IPV4_HEADER: usize = 20;
 /// Length of an IPv6 header without extensions.
 pub const IPV6_HEADER: usize = 40;
 
-/// The longest control payload: a packet of the smallest IPv6 MTU, 1,280 bytes, would allow 1,240;
-/// PROTOCOL says 1,232, a multiple of 16 after the header.
-pub const MAX_CONTROL: usize = 1232;
-
 /// More extension headers than this and the packet is dropped: real stacks send two at most, and
 /// a chain is work for whoever has to walk it (RFC 8504, section 5.3 allows such a limit).
 pub const MAX_EXTENSIONS: usize = 8;
-
-/// Source of control messages.
-const CONTROL_SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-/// Destination of control messages.
-const CONTROL_DESTINATION: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 /// What an IP header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +56,12 @@ impl Header {
         self.transport_at == if self.source.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER }
     }
 
-    /// Whether this is a control message, see [`wrap_control`].
+    /// Whether this is a control message.
     pub fn is_control(&self) -> bool {
-        self.protocol == CONTROL
+        self.protocol == control::NEXT_HEADER
             && self.is_plain()
-            && self.source == IpAddr::V6(CONTROL_SOURCE)
-            && self.destination == IpAddr::V6(CONTROL_DESTINATION)
+            && self.source == IpAddr::V6(control::SOURCE)
+            && self.destination == IpAddr::V6(control::DESTINATION)
     }
 
     fn parse_v4(packet: &[u8]) -> Option<Self> {
@@ -156,24 +147,6 @@ pub fn is_special(address: IpAddr) -> bool {
                 || v6.to_ipv4_mapped().is_some()
         }
     }
-}
-
-/// The inner packet that carries a control message, to be sealed like any other. `payload` has at
-/// most [`MAX_CONTROL`] bytes.
-///
-/// # Panics
-/// If the payload is longer than an IPv6 packet can be, which is a mistake of the caller.
-pub fn wrap_control(payload: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(payload.len()).expect("the caller keeps to MAX_CONTROL");
-    let mut packet = Vec::with_capacity(IPV6_HEADER + payload.len());
-    packet.extend_from_slice(&[0x60, 0, 0, 0]);
-    packet.extend_from_slice(&len.to_be_bytes());
-    // Hop limit 1: should it ever leave a host, it goes nowhere.
-    packet.extend_from_slice(&[CONTROL, 1]);
-    packet.extend_from_slice(&CONTROL_SOURCE.octets());
-    packet.extend_from_slice(&CONTROL_DESTINATION.octets());
-    packet.extend_from_slice(payload);
-    packet
 }
 
 /// The one's complement sum of `bytes` as big-endian 16-bit words, an odd last byte padded with
@@ -452,10 +425,10 @@ pub(super) mod tests {
 
     #[test]
     fn control_packets_are_known_by_protocol_and_both_addresses() {
-        let control = wrap_control(&[7; MAX_CONTROL]);
+        let control = control::encode_packet(&[7; control::MAX_MESSAGE]).unwrap();
         let header = Header::parse(&control).unwrap();
         assert!(header.is_control());
-        assert_eq!(&control[header.transport_at..], &[7; MAX_CONTROL]);
+        assert_eq!(&control[header.transport_at..], &[7; control::MAX_MESSAGE]);
         for at in [6, 23, 39] {
             let mut other = control.clone();
             other[at] ^= 4;

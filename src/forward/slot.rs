@@ -110,6 +110,16 @@ impl PeerSlot {
         self.endpoint.load().as_deref().copied()
     }
 
+    /// When it came into use.
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// Counts a packet that `mesh` had kept and sends now.
+    pub fn note_sent(&self, bytes: usize, now: Instant) {
+        self.count_sent(1, bytes, now);
+    }
+
     /// Whether an inner packet from `source` may come from this peer.
     pub fn allows(&self, source: IpAddr) -> bool {
         self.allowed.iter().any(|prefix| within(source, *prefix))
@@ -190,4 +200,11 @@ pub struct Stats {
     pub last_data_sent_ms: AtomicU64,
     /// Milliseconds from the slot's birth to the last user packet received; 0 = never.
     pub last_data_received_ms: AtomicU64,
+}
+
+impl Stats {
+    /// Bytes received and sent.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.rx_bytes.load(Ordering::Relaxed), self.tx_bytes.load(Ordering::Relaxed))
+    }
 }

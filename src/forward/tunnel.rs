@@ -9,8 +9,9 @@
 //! * boringtun queues packets while there is no session; we ask first, so it never does.
 //! * Public keys and ephemeral keys of low order are refused, so that no secret is known to all.
 //! * boringtun's timers run when they have something to do, not four times a second for ever:
-//!   [`Tunnel::poll_timeout`] says when. Its clock moves only when its timers run, therefore they
-//!   also run before each handshake message, and from `seal` and `open` once a second.
+//!   [`Tunnel::poll_timeout`] says when (see `timing.rs`). Its clock moves only when
+//!   its timers run, therefore they also run before each handshake message, and from `seal` and
+//!   `open` once a second.
 //!
 //! The timers belong to `mesh`, data to the workers. When data wakes a tunnel that slept, `mesh` does
 //! not know that its deadline moved forward: [`Tunnel::is_overdue`] says so to the worker, which
@@ -33,10 +34,16 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
+pub use super::outcome::{HandshakeOutcome, Opened, TunnelError};
+
 use super::SlotIndex;
-use super::guard::is_low_order;
+use super::guard::handshake_class;
+use super::outcome::MacVerdict;
+use super::timing::Timing;
 use crate::identity::{WgPublicKey, WgSecret};
-use crate::wire::classify;
+use crate::wire::classify::{
+    COOKIE_REPLY_LEN, Class, classify, counter, receiver_index, sender_index,
+};
 
 /// What sealing adds to a padded packet: header 16, tag 16.
 pub const SEAL_OVERHEAD: usize = 32;
@@ -53,116 +60,20 @@ const PADDING: usize = 16;
 /// Holds every handshake message and keepalive; boringtun panics below 148.
 const SMALL_BUFFER: usize = 256;
 
-/// A session's keys are gone after this (Reject-After-Time).
-const REJECT_AFTER: Duration = Duration::from_secs(180);
-
-/// An initiation without an answer is repeated after this (Rekey-Timeout).
-const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A handshake is given up after this (Rekey-Attempt-Time).
-const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
-
-/// When boringtun forgets the last handshake too: three times Reject-After-Time.
-const FORGET_AFTER: Duration = Duration::from_secs(540);
-
-/// After data the timers run for so long: a passive keepalive is due 10 s after data came in, a new
-/// handshake 15 s after data went out unanswered; the rest is margin for coarse ticks.
-const ACTIVE_FOR: Duration = Duration::from_secs(20);
-
-/// How often the timers run while data flows: they are rounded to a second by design.
-const ACTIVE_TICK: Duration = Duration::from_secs(1);
-
-/// The shortest time between two runs of the timers, so that a clock that disagrees with
-/// boringtun's by a little cannot make us spin.
-const SHORTEST_TICK: Duration = Duration::from_millis(250);
-
 /// Datagrams of timers that wait for `handle_timeout`; one a second arises at most, and each
 /// replaces what the one before was for.
 const MAX_PENDING: usize = 4;
 
-/// boringtun keeps the sessions of this many handshakes.
-const SESSIONS: usize = 8;
-
-/// What a handshake message led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandshakeOutcome {
-    /// An answer was written; the session is usable once the peer's first data arrives.
-    Responded,
-    /// We initiated and a session stands.
-    Established,
-    /// A cookie was stored; the next initiation carries it.
-    CookieStored,
-}
-
-/// What a transport datagram held.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Opened<'a> {
-    /// An inner IP packet, without its padding. At least a whole fixed IP header, and as long as
-    /// that header says.
-    Packet(&'a mut [u8]),
-    /// Nothing: the peer only shows that it lives.
-    Keepalive,
-}
-
-/// Why a datagram was not opened, or a packet not sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TunnelError {
-    /// No session (or handshake) that this belongs to.
-    #[error("no session")]
-    NoSession,
-    /// The sender does not hold the keys.
-    #[error("not authentic")]
-    NotAuthentic,
-    /// It came before.
-    #[error("replayed")]
-    Replayed,
-    /// It is not a message, or no IP packet was inside.
-    #[error("malformed")]
-    Malformed,
-    /// Reject-After-Messages: the session may not be used any more.
-    #[error("the counter is used up")]
-    CounterLimit,
-    /// The caller's buffer cannot hold the result.
-    #[error("the buffer is too small")]
-    BufferTooSmall,
-}
-
 /// One peer's WireGuard sessions.
 pub struct Tunnel {
     tunn: Tunn,
-    /// The sessions that boringtun holds, by its own ring: index modulo [`SESSIONS`].
-    births: [Option<Birth>; SESSIONS],
-    /// The local index of the session that seals.
-    current: Option<u32>,
+    timing: Timing,
     /// Whether boringtun has a session to seal with; as of the last call that could change it.
     sealable: bool,
-    attempt: Option<Attempt>,
-    /// The last handshake that boringtun remembers.
-    last_established: Option<Instant>,
-    /// The last user or control packet, either way.
-    last_data: Option<Instant>,
-    /// When boringtun's timers ran last, and when `mesh` ran them last.
-    ticked: Option<Instant>,
-    served: Option<Instant>,
+    /// What the timers want sent.
     pending: VecDeque<Vec<u8>>,
     pad_limit: usize,
     scratch: Vec<u8>,
-}
-
-/// When a session was made.
-#[derive(Debug, Clone, Copy)]
-struct Birth {
-    index: u32,
-    at: Instant,
-}
-
-/// Our own handshake under way.
-#[derive(Debug, Clone, Copy)]
-struct Attempt {
-    started: Instant,
-    sent: Instant,
-    /// The sender index of the latest initiation.
-    index: u32,
 }
 
 impl Tunnel {
@@ -176,14 +87,8 @@ impl Tunnel {
         let tunn = Tunn::new(secret, remote, None, None, index.0, Some(Arc::new(limiter)));
         Some(Self {
             tunn,
-            births: [None; SESSIONS],
-            current: None,
+            timing: Timing::default(),
             sealable: false,
-            attempt: None,
-            last_established: None,
-            last_data: None,
-            ticked: None,
-            served: None,
             pending: VecDeque::new(),
             pad_limit: usize::MAX,
             scratch: Vec::new(),
@@ -199,13 +104,15 @@ impl Tunnel {
     pub fn initiate(&mut self, now: Instant) -> Vec<u8> {
         self.tick(now);
         // The 90 seconds count anew.
-        self.attempt = None;
-        if let Some(at) = self.pending.iter().position(|datagram| is_initiation(datagram)) {
-            let datagram = self.pending.remove(at).unwrap_or_default();
-            self.initiated(le32(&datagram, 4), now);
-            return datagram;
+        self.timing.restart();
+        let waiting = self.pending.iter().position(|d| classify(d) == Class::Initiation);
+        match waiting.and_then(|at| self.pending.remove(at)) {
+            Some(datagram) => {
+                self.note_initiation(&datagram, now);
+                datagram
+            }
+            None => self.force_initiation(now),
         }
-        self.force_initiation(now)
     }
 
     /// Handles a type 1, 2 or 3 message; `out` gets the datagrams to send back (also keepalives
@@ -216,61 +123,52 @@ impl Tunnel {
         out: &mut Vec<Vec<u8>>,
         now: Instant,
     ) -> Result<HandshakeOutcome, TunnelError> {
-        let kind = handshake_kind(datagram)?;
+        let class = handshake_class(datagram).ok_or(TunnelError::Malformed)?;
         self.tick(now);
         out.extend(self.pending.drain(..));
         let mut buffer = [0; SMALL_BUFFER];
         let answer = match self.tunn.decapsulate(None, datagram, &mut buffer) {
-            TunnResult::WriteToNetwork(answer) => Some(answer.to_vec()),
+            TunnResult::WriteToNetwork(answer) => answer.to_vec(),
+            TunnResult::Done if class == Class::CookieReply => {
+                return Ok(HandshakeOutcome::CookieStored);
+            }
             TunnResult::Err(error) => return Err(refusal(&error)),
-            _ => None,
+            _ => return Err(TunnelError::Malformed),
         };
-        match (kind, answer) {
-            (1, Some(answer)) => {
-                self.responded(le32(&answer, 4), now);
-                out.push(answer);
-                Ok(HandshakeOutcome::Responded)
-            }
-            (2, Some(answer)) => {
-                self.established(le32(datagram, 8), now);
-                out.push(answer);
-                self.drain(out);
-                Ok(HandshakeOutcome::Established)
-            }
-            (3, None) => Ok(HandshakeOutcome::CookieStored),
-            _ => Err(TunnelError::Malformed),
-        }
+        // An initiation is answered with a response, a response with a keepalive.
+        let outcome = if let Some(index) = receiver_index(datagram) {
+            self.timing.established(index, now);
+            HandshakeOutcome::Established
+        } else {
+            self.timing.responded(sender_index(&answer).unwrap_or_default(), now);
+            HandshakeOutcome::Responded
+        };
+        self.refresh();
+        out.push(answer);
+        self.drain(out);
+        Ok(outcome)
     }
 
     /// Timers (rekey, retransmission, passive keepalive, expiry); `out` gets datagrams to send.
     pub fn handle_timeout(&mut self, out: &mut Vec<Vec<u8>>, now: Instant) {
         self.tick(now);
-        self.served = Some(now);
+        self.timing.note_served(now);
         out.extend(self.pending.drain(..));
     }
 
     /// When `handle_timeout` is next due, and why: soon while a handshake or data is under way,
     /// seldom when idle, `None` without session and handshake.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let ticked = self.ticked?;
-        if !self.pending.is_empty() {
-            return Some((ticked, "datagrams of the tunnel's timers wait"));
+        if self.pending.is_empty() {
+            return self.timing.poll();
         }
-        let handshake = self.attempt.map(|a| (a.sent + REKEY_TIMEOUT, "handshake repetition"));
-        let expiry = self.births.iter().flatten().map(|birth| birth.at + REJECT_AFTER).min();
-        let expiry = expiry.map(|at| (at + SHORTEST_TICK, "session expiry"));
-        let served = self.served.unwrap_or(ticked);
-        let active = self.last_data.filter(|data| *data + ACTIVE_FOR > served);
-        let active = active.map(|_| (served + ACTIVE_TICK, "session timers"));
-        let forget = self.last_established.map(|at| (at + FORGET_AFTER, "handshake oblivion"));
-        let next = [handshake, expiry, active, forget].into_iter().flatten().min()?;
-        Some((next.0.max(served + SHORTEST_TICK), next.1))
+        self.timing.ticked().map(|ticked| (ticked, "datagrams of the tunnel's timers wait"))
     }
 
     /// Whether `handle_timeout` should have run by now, with a second of grace: `mesh` sleeps and
     /// must be told.
     pub fn is_overdue(&self, now: Instant) -> bool {
-        self.poll_timeout().is_some_and(|(due, _)| due + ACTIVE_TICK <= now)
+        self.poll_timeout().is_some_and(|(due, _)| Timing::is_missed(due, now))
     }
 
     /// Whether a session can seal now.
@@ -280,23 +178,18 @@ impl Tunnel {
 
     /// Whether a handshake that we started is under way.
     pub fn is_handshaking(&self) -> bool {
-        self.attempt.is_some()
+        self.timing.is_handshaking()
     }
 
     /// Time since the session in use was established.
     pub fn session_age(&self, now: Instant) -> Option<Duration> {
-        let birth = self.births[slot_of(self.current?)]?;
-        self.sealable.then(|| now.saturating_duration_since(birth.at))
+        self.sealable.then(|| self.timing.session_age(now))?
     }
 
     /// How long an inner packet of `len` bytes is after padding and sealing.
     pub fn sealed_len(&self, len: usize) -> usize {
-        let padded = len.next_multiple_of(PADDING);
-        if len <= self.pad_limit {
-            padded.min(self.pad_limit) + SEAL_OVERHEAD
-        } else {
-            len + SEAL_OVERHEAD
-        }
+        let limit = self.pad_limit.max(len);
+        len.next_multiple_of(PADDING).min(limit) + SEAL_OVERHEAD
     }
 
     /// Seals one inner packet (empty: a keepalive) at the start of `out`, of which at least
@@ -325,12 +218,12 @@ impl Tunnel {
         let TunnResult::WriteToNetwork(datagram) = result else {
             return Err(TunnelError::NoSession);
         };
-        if le64(datagram, 8) >= COUNTER_LIMIT {
+        if counter(datagram).is_none_or(|counter| counter >= COUNTER_LIMIT) {
             return Err(TunnelError::CounterLimit);
         }
         let len = datagram.len();
         if !inner.is_empty() {
-            self.last_data = Some(now);
+            self.timing.note_data(now);
         }
         Ok(len)
     }
@@ -351,10 +244,9 @@ impl Tunnel {
         out: &'a mut [u8],
         now: Instant,
     ) -> Result<Opened<'a>, TunnelError> {
-        if classify::classify(datagram) != classify::Class::Transport {
-            return Err(TunnelError::Malformed);
-        }
-        if le64(datagram, 8) >= COUNTER_LIMIT {
+        let (counter, index) =
+            counter(datagram).zip(receiver_index(datagram)).ok_or(TunnelError::Malformed)?;
+        if counter >= COUNTER_LIMIT {
             return Err(TunnelError::CounterLimit);
         }
         if out.len() < datagram.len() - DATA_HEADER {
@@ -372,56 +264,39 @@ impl Tunnel {
         };
         // What is malformed inside was still sealed by the peer: it confirms the session.
         if matches!(opened, Ok(_) | Err(TunnelError::Malformed)) {
-            self.confirmed(le32(datagram, 4));
+            self.timing.confirmed(index);
+            self.sealable = true;
         }
         if matches!(opened, Ok(Opened::Packet(_))) {
-            self.last_data = Some(now);
+            self.timing.note_data(now);
         }
         opened
     }
 
     fn tick_lazily(&mut self, now: Instant) {
-        let due = self.ticked.is_none_or(|at| now.saturating_duration_since(at) >= ACTIVE_TICK);
-        if due {
+        if self.timing.is_stale(now) {
             self.tick(now);
         }
     }
 
     /// Runs boringtun's timers; what they want sent goes to `pending`.
     fn tick(&mut self, now: Instant) {
-        self.ticked = Some(now);
         let mut buffer = [0; SMALL_BUFFER];
         match self.tunn.update_timers(&mut buffer) {
             TunnResult::WriteToNetwork(datagram) => {
                 let datagram = datagram.to_vec();
-                if is_initiation(&datagram) {
-                    self.initiated(le32(&datagram, 4), now);
-                }
+                self.note_initiation(&datagram, now);
                 self.push_pending(datagram);
             }
-            TunnResult::Err(WireGuardError::ConnectionExpired) => self.expired(now),
+            // boringtun holds nothing any more; an attempt under way goes on.
+            TunnResult::Err(WireGuardError::ConnectionExpired) if self.timing.expired(now) => {
+                let datagram = self.force_initiation(now);
+                self.push_pending(datagram);
+            }
             _ => {}
         }
-        for birth in &mut self.births {
-            // A second later than boringtun, whose clock may be behind ours by a little.
-            let limit = REJECT_AFTER + ACTIVE_TICK;
-            birth.take_if(|birth| now.saturating_duration_since(birth.at) > limit);
-        }
+        self.timing.note_tick(now);
         self.refresh();
-    }
-
-    /// boringtun gave up: either after the attempt's 90 s, or because the last session is 540 s
-    /// old, in the middle of an attempt that has to go on then.
-    fn expired(&mut self, now: Instant) {
-        self.births = [None; SESSIONS];
-        self.last_established = None;
-        let young = |a: &Attempt| now.saturating_duration_since(a.started) < REKEY_ATTEMPT;
-        if self.attempt.is_some_and(|attempt| young(&attempt)) {
-            let datagram = self.force_initiation(now);
-            self.push_pending(datagram);
-        } else {
-            self.attempt = None;
-        }
     }
 
     fn force_initiation(&mut self, now: Instant) -> Vec<u8> {
@@ -429,10 +304,16 @@ impl Tunnel {
         match self.tunn.format_handshake_initiation(&mut buffer, true) {
             TunnResult::WriteToNetwork(datagram) => {
                 let datagram = datagram.to_vec();
-                self.initiated(le32(&datagram, 4), now);
+                self.note_initiation(&datagram, now);
                 datagram
             }
             _ => unreachable!("a forced initiation fails only on a buffer below 148 bytes"),
+        }
+    }
+
+    fn note_initiation(&mut self, datagram: &[u8], now: Instant) {
+        if let (Class::Initiation, Some(index)) = (classify(datagram), sender_index(datagram)) {
+            self.timing.initiated(index, now);
         }
     }
 
@@ -443,47 +324,8 @@ impl Tunnel {
         self.pending.push_back(datagram);
     }
 
-    fn initiated(&mut self, index: u32, now: Instant) {
-        let started = self.attempt.map_or(now, |attempt| attempt.started);
-        self.attempt = Some(Attempt { started, sent: now, index });
-    }
-
-    fn responded(&mut self, index: u32, now: Instant) {
-        self.births[slot_of(index)] = Some(Birth { index, at: now });
-        self.last_established = Some(now);
-        // boringtun dropped our own attempt in favour of the peer's.
-        self.attempt = None;
-        self.refresh();
-    }
-
-    fn established(&mut self, index: u32, now: Instant) {
-        self.births[slot_of(index)] = Some(Birth { index, at: now });
-        self.last_established = Some(now);
-        self.current = Some(index);
-        // The answer to an older initiation leaves the newer one open in boringtun: its timer must
-        // still run.
-        self.attempt.take_if(|attempt| attempt.index == index);
-        self.refresh();
-    }
-
-    /// The peer used the session `index`: a session of which we are the responder may seal now.
-    fn confirmed(&mut self, index: u32) {
-        if self.current == Some(index) && self.sealable {
-            return;
-        }
-        let at =
-            |index: u32| self.births[slot_of(index)].filter(|b| b.index == index).map(|b| b.at);
-        if self.current.and_then(at) <= at(index) {
-            self.current = Some(index);
-        }
-        self.sealable = true;
-    }
-
     fn refresh(&mut self) {
         self.sealable = self.tunn.time_since_last_handshake().is_some();
-        if !self.sealable {
-            self.current = None;
-        }
     }
 
     /// boringtun hands out what it queued one by one, until `Done`.
@@ -500,7 +342,7 @@ impl Tunnel {
 /// The static public key of the sender of a type 1 message, decrypted with `local` (checks MAC1
 /// too). One X25519.
 pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
-    if handshake_kind(datagram).ok()? != 1 {
+    if handshake_class(datagram) != Some(Class::Initiation) {
         return None;
     }
     let secret = x25519::StaticSecret::from(*local.as_bytes());
@@ -515,18 +357,6 @@ pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
     Some(WgPublicKey(half.peer_static_public))
 }
 
-/// What [`MacCheck`] says of a handshake message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum MacVerdict {
-    /// MAC1 is right, and under load MAC2 too.
-    Pass,
-    /// MAC1 is right, but we are under load and the sender has to show that it owns its address:
-    /// this answers it.
-    Cookie([u8; classify::COOKIE_REPLY_LEN]),
-    /// MAC1 is wrong, or it is no handshake message.
-    Refuse,
-}
-
 /// MAC1 and cookies (paper, sections 5.4.4 and 5.4.7) of messages to one static key of ours.
 pub(super) struct MacCheck(RateLimiter);
 
@@ -538,7 +368,7 @@ impl MacCheck {
 
     /// Checks a type 1 or 2 message.
     pub(super) fn check(&self, from: IpAddr, datagram: &[u8]) -> MacVerdict {
-        let mut cookie = [0; classify::COOKIE_REPLY_LEN];
+        let mut cookie = [0; COOKIE_REPLY_LEN];
         match self.0.verify_packet(Some(from), datagram, &mut cookie) {
             Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => MacVerdict::Pass,
             Err(TunnResult::WriteToNetwork(_)) => MacVerdict::Cookie(cookie),
@@ -550,27 +380,6 @@ impl MacCheck {
     pub(super) fn reset(&self) {
         self.0.reset_count();
     }
-}
-
-/// The type of a handshake message: 1, 2 or 3. A message with a low-order ephemeral key is
-/// malformed: its sender wants a secret that everybody knows.
-fn handshake_kind(datagram: &[u8]) -> Result<u8, TunnelError> {
-    let (kind, ephemeral) = match classify::classify(datagram) {
-        classify::Class::Initiation => (1, &datagram[8..40]),
-        classify::Class::Response => (2, &datagram[12..44]),
-        classify::Class::CookieReply => return Ok(3),
-        _ => return Err(TunnelError::Malformed),
-    };
-    if is_low_order(ephemeral) { Err(TunnelError::Malformed) } else { Ok(kind) }
-}
-
-fn is_initiation(datagram: &[u8]) -> bool {
-    classify::classify(datagram) == classify::Class::Initiation
-}
-
-/// The place of a session in boringtun's ring.
-fn slot_of(index: u32) -> usize {
-    index as usize % SESSIONS
 }
 
 fn refusal(error: &WireGuardError) -> TunnelError {
@@ -587,17 +396,6 @@ fn refusal(error: &WireGuardError) -> TunnelError {
         | WireGuardError::ConnectionExpired => TunnelError::NoSession,
         _ => TunnelError::Malformed,
     }
-}
-
-/// A little-endian number of a message whose length was checked.
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    let field = bytes.get(at..at + 4).and_then(|field| field.try_into().ok());
-    u32::from_le_bytes(field.unwrap_or_default())
-}
-
-fn le64(bytes: &[u8], at: usize) -> u64 {
-    let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
-    u64::from_le_bytes(field.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -854,13 +652,14 @@ pub(super) mod tests {
         let now = Instant::now();
         let _ = a.initiate(now);
         let (due, _) = a.poll_timeout().unwrap();
-        assert_eq!(due, now + REKEY_TIMEOUT);
+        assert_eq!(due, now + Duration::from_secs(5));
         shake(&mut a, &mut b, now);
         let mut out = Vec::new();
         a.handle_timeout(&mut out, now);
-        assert_eq!(a.poll_timeout(), Some((now + REJECT_AFTER + SHORTEST_TICK, "session expiry")));
+        let (due, reason) = a.poll_timeout().unwrap();
+        assert_eq!((due.duration_since(now).as_secs(), reason), (180, "session expiry"));
         a.seal_to_vec(&packet(40), now).unwrap();
-        assert_eq!(a.poll_timeout(), Some((now + ACTIVE_TICK, "session timers")));
+        assert_eq!(a.poll_timeout(), Some((now + Duration::from_secs(1), "session timers")));
         let later = now + Duration::from_secs(60);
         a.handle_timeout(&mut out, later);
         assert_eq!(a.poll_timeout().unwrap().1, "session expiry");

@@ -18,8 +18,10 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod clock;
+pub mod dht;
+pub mod lan;
 pub mod netlink;
 pub mod portmap;
-//pub mod store;
+pub mod store;
 pub mod tun;
 pub mod udp;

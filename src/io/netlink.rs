@@ -12,46 +12,29 @@
 //! address that is computed from a key) and links without a generated link-local address, so that
 //! the overlay address is usable at once and is the only one.
 
+mod changes;
+mod message;
+mod snapshot;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_sys::Socket;
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use netlink_packet_route::address::{AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol};
+use rtnetlink::{Handle, LinkUnspec};
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-/// How long the network must be quiet before a change is told: an interface that comes up makes a
-/// dozen messages within some ten milliseconds.
-const QUIET: Duration = Duration::from_millis(60);
-
-/// The longest a change is held back while more keep coming, as on a router whose routing daemon
-/// never rests.
-const MAX_DELAY: Duration = Duration::from_millis(500);
-
-/// Bytes around the payload of a full inner packet in a sealed datagram: WireGuard's header and
-/// tag, and padding to 16.
-const SEAL_OVERHEAD: u32 = 16 + 16 + 15;
-
-/// The longest UDP payload of one GSO send, as in [`super::udp`].
-const MAX_UDP_BATCH: u32 = 65_487;
-
-/// The most segments of one GSO send.
-const MAX_UDP_SEGMENTS: u32 = 64;
+pub use changes::Changes;
+use message::{
+    Link, Route, flags_of, ip_of, is_link_local, mask, route_message, same_prefix,
+    with_offload_limits, without_link_local,
+};
+pub use snapshot::{Address, DefaultRoute, Snapshot};
 
 /// What went wrong with the kernel's network configuration.
 #[derive(Debug, thiserror::Error)]
@@ -81,76 +64,6 @@ pub struct InterfaceSettings {
     pub mtu: u16,
     /// More prefixes that go into the link.
     pub routes: Vec<(IpAddr, u8)>,
-}
-
-/// The network of this host at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The usable addresses of all links but loopback and our own, in the order of the links.
-    pub addresses: Vec<Address>,
-    /// The default routes of those links, the preferred first.
-    pub default_routes: Vec<DefaultRoute>,
-}
-
-/// One address of a link.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Address {
-    /// The kernel's index of the link.
-    pub link: u32,
-    /// The name of the link.
-    pub link_name: String,
-    /// The address.
-    pub ip: IpAddr,
-    /// The length of the on-link prefix.
-    pub prefix_len: u8,
-    /// The link's MTU.
-    pub mtu: u32,
-    /// Whether the link is up and has a carrier.
-    pub up: bool,
-}
-
-/// One default route.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DefaultRoute {
-    /// The smaller, the more preferred.
-    pub metric: u32,
-    /// The link it leads to.
-    pub link: u32,
-    /// Whether it is the IPv6 one.
-    pub ipv6: bool,
-    /// The router, where there is one (not on a point-to-point link).
-    pub gateway: Option<IpAddr>,
-}
-
-impl Snapshot {
-    /// Whether there is a default route by a link that is up: v4 and v6.
-    pub fn has_default_route(&self) -> (bool, bool) {
-        let up = |route: &&DefaultRoute| {
-            self.addresses.iter().any(|address| address.link == route.link && address.up)
-        };
-        let of = |ipv6| self.default_routes.iter().filter(up).any(|route| route.ipv6 == ipv6);
-        (of(false), of(true))
-    }
-
-    /// Each IPv4 router that is a default gateway, with our address on its link.
-    pub fn gateways(&self) -> Vec<super::portmap::Gateway> {
-        let mut gateways = Vec::new();
-        for route in &self.default_routes {
-            let Some(IpAddr::V4(router)) = route.gateway else { continue };
-            let local = self.addresses.iter().filter(|a| a.link == route.link && a.up).find_map(
-                |a| match a.ip {
-                    IpAddr::V4(ip) if same_prefix(ip.into(), router.into(), a.prefix_len) => {
-                        Some(ip)
-                    }
-                    _ => None,
-                },
-            );
-            let gateway =
-                local.map(|local| super::portmap::Gateway { link: route.link, local, router });
-            gateways.extend(gateway.filter(|gateway| !gateways.contains(gateway)));
-        }
-        gateways
-    }
 }
 
 /// A connection to the kernel's network configuration, in the network namespace of the thread that
@@ -404,247 +317,6 @@ impl Netlink {
     }
 }
 
-/// News that the network changed.
-#[derive(Debug)]
-pub struct Changes {
-    socket: AsyncFd<Socket>,
-    /// When the first and the last untold message came.
-    untold: Option<(Instant, Instant)>,
-}
-
-impl Changes {
-    fn listen() -> io::Result<Self> {
-        let mut socket = Socket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.set_non_blocking(true)?;
-        for group in [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ] {
-            socket.add_membership(group as u32)?;
-        }
-        Ok(Self { socket: AsyncFd::new(socket)?, untold: None })
-    }
-
-    /// Waits until something changed and the network came to rest. Cancel safe: what was heard
-    /// before is told by the next call.
-    pub async fn changed(&mut self) -> io::Result<()> {
-        loop {
-            let Some((first, last)) = self.untold else {
-                self.hear().await?;
-                continue;
-            };
-            let due = (last + QUIET).min(first + MAX_DELAY);
-            match tokio::time::timeout_at(due, self.hear()).await {
-                Ok(heard) => heard?,
-                Err(_) => {
-                    self.untold = None;
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Waits for a message and takes all that are there.
-    async fn hear(&mut self) -> io::Result<()> {
-        loop {
-            let mut ready = self.socket.readable().await?;
-            match drain(ready.get_inner()) {
-                Ok(0) => ready.clear_ready(),
-                Ok(_) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        let now = Instant::now();
-        self.untold = Some((self.untold.map_or(now, |(first, _)| first), now));
-        Ok(())
-    }
-}
-
-/// Throws away all messages that wait, and says how many there were.
-fn drain(socket: &Socket) -> io::Result<usize> {
-    // A message is cut to the buffer, which is all the same for one that is not looked at.
-    let mut buffer = [0; 64];
-    let mut heard = 0;
-    loop {
-        match socket.recv(&mut &mut buffer[..], 0) {
-            Ok(_) => heard += 1,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The queue overflowed: messages are lost, and that is news, too.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => heard += 1,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// What we need of a link.
-struct Link {
-    name: String,
-    mtu: u32,
-    up: bool,
-}
-
-impl From<LinkMessage> for Link {
-    fn from(message: LinkMessage) -> Self {
-        let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-        let mut link = Self { name: String::new(), mtu: 0, up };
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                _ => {}
-            }
-        }
-        link
-    }
-}
-
-/// What we need of a route.
-struct Route {
-    prefix: IpAddr,
-    prefix_len: u8,
-    metric: u32,
-    protocol: RouteProtocol,
-    /// Links and routers; more than one where the route is multipath.
-    hops: Vec<(u32, Option<IpAddr>)>,
-}
-
-impl Route {
-    /// `None` for routes of other tables and other kinds.
-    fn read(message: &RouteMessage) -> Option<Self> {
-        let header = &message.header;
-        let unspecified: IpAddr = match header.address_family {
-            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-            _ => return None,
-        };
-        let main = header.table == RouteHeader::RT_TABLE_MAIN;
-        if !main || header.kind != RouteType::Unicast {
-            return None;
-        }
-        let mut route = Self {
-            prefix: unspecified,
-            prefix_len: header.destination_prefix_length,
-            metric: 0,
-            protocol: header.protocol,
-            hops: Vec::new(),
-        };
-        let (mut link, mut gateway) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Destination(address) => route.prefix = plain(address)?,
-                RouteAttribute::Priority(metric) => route.metric = *metric,
-                RouteAttribute::Oif(index) => link = Some(*index),
-                RouteAttribute::Gateway(address) => gateway = plain(address),
-                RouteAttribute::MultiPath(hops) => {
-                    route.hops.extend(hops.iter().map(|hop| {
-                        let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
-                            RouteAttribute::Gateway(address) => plain(address),
-                            _ => None,
-                        });
-                        (hop.interface_index, gateway)
-                    }));
-                }
-                _ => {}
-            }
-        }
-        route.hops.extend(link.map(|link| (link, gateway)));
-        Some(route)
-    }
-}
-
-fn plain(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some((*ip).into()),
-        RouteAddress::Inet6(ip) => Some((*ip).into()),
-        _ => None,
-    }
-}
-
-/// Our own address: on a point-to-point link `Address` is the other end's.
-fn ip_of(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
-        _ => None,
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        })
-    })
-}
-
-fn flags_of(message: &AddressMessage) -> AddressFlags {
-    let short = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-    message.attributes.iter().fold(short, |flags, attribute| match attribute {
-        AddressAttribute::Flags(more) => flags | *more,
-        _ => flags,
-    })
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
-}
-
-fn same_prefix(a: IpAddr, b: IpAddr, len: u8) -> bool {
-    a.is_ipv4() == b.is_ipv4() && mask(a, len) == mask(b, len)
-}
-
-/// The first address of the prefix; lengths beyond the family's count as the family's.
-fn mask(ip: IpAddr, len: u8) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => {
-            let bits = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
-            Ipv4Addr::from_bits(ip.to_bits() & bits).into()
-        }
-        IpAddr::V6(ip) => {
-            let bits = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
-            Ipv6Addr::from_bits(ip.to_bits() & bits).into()
-        }
-    }
-}
-
-fn route_message(index: u32, ip: IpAddr, len: u8) -> RouteMessage {
-    match ip {
-        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(ip, len)
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .build(),
-        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(ip, len)
-            .output_interface(index)
-            .build(),
-    }
-}
-
-fn without_link_local(index: u32) -> LinkMessage {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    LinkUnspec::new_with_index(index)
-        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
-        .build()
-}
-
-/// Limits a burst of the host's TCP to what fits one GSO send once it is sealed; otherwise each
-/// burst would cost a second, nearly empty send.
-fn with_offload_limits(index: u32, mtu: u32) -> LinkMessage {
-    let segments = (MAX_UDP_BATCH / (mtu + SEAL_OVERHEAD)).clamp(1, MAX_UDP_SEGMENTS);
-    // The least a segment carries: the MTU less the longest usual IPv6 and TCP headers.
-    let bytes = segments * mtu.saturating_sub(72);
-    LinkUnspec::new_with_index(index)
-        .append_extra_attribute(LinkAttribute::GsoMaxSize(bytes))
-        .append_extra_attribute(LinkAttribute::GsoMaxSegs(segments))
-        .build()
-}
-
 /// Allows IPv6 on the link, and router advertisements not to configure it. Best effort: a service
 /// with a read-only /proc/sys has the host's defaults, and these suit us but on hosts with IPv6
 /// switched off, where giving the address then fails and says so.
@@ -684,61 +356,5 @@ fn refine(name: &str, what: String, error: rtnetlink::Error) -> NetlinkError {
         Some(Errno::PERM | Errno::ACCESS) => NetlinkError::NotPermitted(what),
         Some(errno) => NetlinkError::Kernel(what, errno.into()),
         None => NetlinkError::Kernel(what, io::Error::other(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn prefixes_are_compared_at_every_edge() {
-        assert!(same_prefix(ip("10.71.0.1"), ip("10.71.255.255"), 16));
-        assert!(!same_prefix(ip("10.71.0.1"), ip("10.72.0.1"), 16));
-        assert!(same_prefix(ip("1.2.3.4"), ip("200.1.1.1"), 0));
-        assert!(!same_prefix(ip("1.2.3.4"), ip("1.2.3.5"), 32));
-        assert!(same_prefix(ip("1.2.3.4"), ip("1.2.3.4"), 255));
-        assert!(same_prefix(ip("fd00::1"), ip("fd00::ffff"), 64));
-        assert!(same_prefix(ip("fd00::1"), ip("::"), 0));
-        assert!(!same_prefix(ip("::"), ip("0.0.0.0"), 0));
-    }
-
-    #[test]
-    fn the_gateway_comes_with_our_address_on_its_prefix() {
-        let address = |link, text: &str, up| Address {
-            link,
-            link_name: format!("eth{link}"),
-            ip: ip(text),
-            prefix_len: 24,
-            mtu: 1_500,
-            up,
-        };
-        let route = |link, gateway: Option<&str>| DefaultRoute {
-            metric: 0,
-            link,
-            ipv6: false,
-            gateway: gateway.map(ip),
-        };
-        let snapshot = Snapshot {
-            addresses: vec![
-                address(2, "10.9.9.9", true),
-                address(2, "192.168.1.7", true),
-                address(3, "192.168.2.7", false),
-            ],
-            default_routes: vec![
-                route(2, Some("192.168.1.1")),
-                route(2, Some("192.168.1.1")),
-                route(3, Some("192.168.2.1")),
-                route(4, None),
-            ],
-        };
-        let gateways = snapshot.gateways();
-        assert_eq!(gateways.len(), 1);
-        assert_eq!(gateways[0].local.to_string(), "192.168.1.7");
-        assert_eq!(snapshot.has_default_route(), (true, false));
     }
 }

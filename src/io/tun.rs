@@ -229,7 +229,8 @@ fn check_name(name: &str) -> Result<(), TunError> {
     }
 }
 
-fn link_exists(name: &str) -> bool {
+/// Whether a link of that name exists.
+pub fn link_exists(name: &str) -> bool {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .and_then(|socket| rustix::net::netdevice::name_to_index(&socket, name))

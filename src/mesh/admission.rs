@@ -1,12 +1,13 @@
 //! Joining, from both sides: what the [join machines](super::join) want done with tunnels, ops and
 //! files.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Output, Persist, RequestId};
-use super::join::{Admission, Channel, JoinerEvent, Shown, SponsorEvent, unique_name};
+use super::join::{Admission, Channel, Guest, JoinerEvent, Shown, SponsorEvent, unique_name};
 use super::peer::Who;
 use super::tags::Caller;
 use super::writes::{Act, Then};
@@ -14,9 +15,17 @@ use super::*;
 use crate::api::{ErrorKind, JoinStage, Joined, Response, SCHEMA, Stage};
 use crate::forward::{Carries, PeerSlot};
 use crate::identity::{DeviceId, WgPublicKey};
+use crate::membership::invite::InviteId;
 use crate::membership::{Logs, OpBody};
 use crate::wire::control::{Control, Secret};
 use crate::wire::record::Rendezvous;
+
+/// For how long after it was opened an invite's device is looked for every few seconds.
+const FRESH_INVITE: u64 = 600;
+
+/// The admin that opened an invite has the first of its four seats; others come with member
+/// sponsors.
+const ADMIN_SEAT: u8 = 0;
 
 impl Mesh {
     /// The keys are safe: looks for sponsors at the hints, on the local network and in the DHT.
@@ -26,15 +35,14 @@ impl Mesh {
             self.outputs.push_back(Output::MapPort);
         }
         let Joins::Joiner(joiner) = &self.joins else { return };
-        let (hints, rv) = (joiner.invite().hints.clone(), joiner.rendezvous());
-        self.directory.seek_sponsors(rv.clone(), now);
-        self.publisher.seek(rv.clone(), now);
-        self.beacons.seek(&rv, now);
+        let (hints, keys) = (joiner.invite().hints.clone(), joiner.invite().keys());
+        let rv = Rendezvous::new(*keys.rv);
+        self.directory.seek_sponsors(keys.id, &rv, now);
+        self.publisher.arrive(keys.id, &rv, now);
+        self.beacons.seek(keys.id, &rv, now);
         for hint in hints {
             self.meet_sponsor(hint.wg, &[hint.address], now);
         }
-        let endpoints = self.reach.endpoints();
-        self.publisher.set_endpoints(&endpoints, now);
     }
 
     /// A sponsor may be at these addresses.
@@ -94,6 +102,13 @@ impl Mesh {
         Ok(())
     }
 
+    pub(super) fn joins_due(&self) -> Option<(Instant, &'static str)> {
+        match &self.joins {
+            Joins::Joiner(joiner) => joiner.poll_timeout(),
+            Joins::Sponsor(sponsor) => sponsor.poll_timeout(),
+        }
+    }
+
     pub(super) fn handle_joins_due(&mut self, now: Instant) {
         match &mut self.joins {
             Joins::Joiner(joiner) => joiner.handle_timeout(now),
@@ -147,7 +162,7 @@ impl Mesh {
 
     /// Signs and writes the certificate of a device that proved everything.
     fn admit(&mut self, admission: &Admission, now: Instant) {
-        let name = unique_name(&admission.name, self.ledger.roster());
+        let name = unique_name(self.ledger.roster(), &admission.name, &admission.id);
         let certificate = self.certificate(admission, name, now);
         let then = Then::Admitted { device: admission.id, peer: admission.peer };
         if self.act(OpBody::Grant(Box::new(certificate)), then, now).is_err() {
@@ -260,9 +275,8 @@ impl Mesh {
 
     /// This device is a member, for good: its sponsor is a peer like others.
     pub(super) fn joined(&mut self, now: Instant) {
-        let Joins::Joiner(mut joiner) = std::mem::replace(&mut self.joins, self.sponsor()) else {
-            return;
-        };
+        let sponsor = self.sponsor();
+        let Joins::Joiner(mut joiner) = std::mem::replace(&mut self.joins, sponsor) else { return };
         joiner.up();
         while let Some(event) = joiner.poll_event() {
             if let JoinerEvent::Stage(stage, detail) = event {
@@ -270,9 +284,7 @@ impl Mesh {
             }
         }
         self.gossip = self.new_gossip();
-        self.directory.stop_seeking(now);
-        self.publisher.stop_seeking(now);
-        self.beacons.stop_seeking(now);
+        self.stop_seeking(&joiner.invite().keys().id, now);
         let admitters: Vec<_> =
             self.peers.of(&Who::Admitter).map(|peer| (peer.key, peer.remote)).collect();
         for (key, remote) in admitters {
@@ -329,6 +341,7 @@ impl Mesh {
             return Some(Response::error(ErrorKind::Failed, text));
         }
         self.clients.joining.push((request, now));
+        self.tell_stage(Stage::Searching, "looking for a device of the network", now);
         if let Joins::Joiner(joiner) = &self.joins
             && joiner.is_over()
         {
@@ -343,12 +356,11 @@ impl Mesh {
     /// try is the same device; otherwise nothing is left behind.
     fn join_failed(&mut self, error: api::Error, now: Instant) {
         let Joins::Joiner(joiner) = &self.joins else { return };
+        let invite = joiner.invite().keys().id;
         let kept = joiner.stage() >= Stage::Requested && error.kind == ErrorKind::Unreachable;
         let keys: Vec<_> = self.peers.iter().map(|peer| peer.key).collect();
         keys.into_iter().for_each(|key| self.drop_peer(key, now));
-        self.directory.stop_seeking(now);
-        self.publisher.stop_seeking(now);
-        self.beacons.stop_seeking(now);
+        self.stop_seeking(&invite, now);
         for (request, _) in std::mem::take(&mut self.clients.joining) {
             self.reply(request, Response::Error(error.clone()));
         }
@@ -379,14 +391,42 @@ impl Mesh {
             .collect();
         stale.iter().for_each(|caller| self.forbid(caller, now));
         callers.into_iter().for_each(|caller| self.allow(caller));
-        let open: Vec<_> = guests
-            .into_iter()
-            .filter(|guest| guest.open)
-            .map(|guest| (guest.invite, Rendezvous::new(guest.rv)))
-            .collect();
-        self.directory.seek_joiners(&open, now);
-        self.publisher.sponsor(&open, now);
-        self.beacons.sponsor(&open, now);
+        self.meet_at_invites(&guests, now);
+    }
+
+    /// Where an invite's device and its sponsors find each other: kept for as long as it is open.
+    fn meet_at_invites(&mut self, guests: &[Guest], now: Instant) {
+        let open: BTreeSet<_> =
+            guests.iter().filter(|guest| guest.open).map(|guest| guest.invite).collect();
+        let over: Vec<_> = self.meeting.difference(&open).copied().collect();
+        for invite in over {
+            self.stop_seeking(&invite, now);
+        }
+        let wg = self.me.identity.wg.public();
+        let unix = self.unix(now);
+        for guest in guests.iter().filter(|guest| guest.open && !self.meeting.contains(&guest.invite)) {
+            let rv = Rendezvous::new(guest.rv);
+            // After a restart an invite is only fresh if it could have been made just now.
+            let fresh = self.is_fresh(&guest.invite, unix);
+            self.directory.seek_joiner(guest.invite, &rv, fresh, now);
+            self.publisher.host(guest.invite, &rv, ADMIN_SEAT, wg, now);
+            self.beacons.sponsor(guest.invite, &rv, now);
+        }
+        self.meeting = open;
+    }
+
+    /// Whether the invite was opened within the time in which a joiner is likely at the door.
+    fn is_fresh(&self, invite: &InviteId, now: UnixTime) -> bool {
+        self.ledger.logs().iter().any(|op| {
+            let opened = matches!(&op.op().body, OpBody::InviteOpen(open) if open.invite == *invite);
+            opened && op.op().time.0 + FRESH_INVITE > now.0
+        })
+    }
+
+    fn stop_seeking(&mut self, invite: &InviteId, now: Instant) {
+        self.directory.stop_seeking(invite, now);
+        self.publisher.withdraw(invite, now);
+        self.beacons.stop_seeking(invite, now);
     }
 }
 

@@ -262,10 +262,25 @@ mod tests {
     fn impossible_and_dangerous_addresses_are_refused() {
         let here = home();
         for refused in [
-            "0.0.0.0:1", "0.1.2.3:1", "127.0.0.1:1", "224.0.0.1:1", "239.1.1.1:1", "240.0.0.1:1",
-            "255.255.255.255:1", "192.168.1.255:1", "192.168.1.0:1", "203.0.113.7:0", "[::]:1",
-            "[::1]:1", "[ff02::1]:1", "[fe80::1]:1", "[fec0::1]:1", "[::ffff:127.0.0.1]:1",
-            "10.71.3.9:1", "[fd12:3456:789a::1]:1", "192.168.1.10:41641",
+            "0.0.0.0:1",
+            "0.1.2.3:1",
+            "127.0.0.1:1",
+            "224.0.0.1:1",
+            "239.1.1.1:1",
+            "240.0.0.1:1",
+            "255.255.255.255:1",
+            "192.168.1.255:1",
+            "192.168.1.0:1",
+            "203.0.113.7:0",
+            "[::]:1",
+            "[::1]:1",
+            "[ff02::1]:1",
+            "[fe80::1]:1",
+            "[fec0::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "10.71.3.9:1",
+            "[fd12:3456:789a::1]:1",
+            "192.168.1.10:41641",
         ] {
             assert_eq!(here.accept(addr(refused)), None, "{refused}");
         }
@@ -275,8 +290,12 @@ mod tests {
     fn public_addresses_and_those_of_the_own_site_are_accepted() {
         let here = home();
         for good in [
-            "203.0.113.7:1", "192.168.1.20:1", "192.168.7.20:1", "[2001:db8::1]:1",
-            "[fd00:1:2:9::1]:1", "192.168.1.10:41642",
+            "203.0.113.7:1",
+            "192.168.1.20:1",
+            "192.168.7.20:1",
+            "[2001:db8::1]:1",
+            "[fd00:1:2:9::1]:1",
+            "192.168.1.10:41642",
         ] {
             assert_eq!(here.accept(addr(good)), Some(addr(good)), "{good}");
         }
@@ -314,9 +333,11 @@ mod tests {
     #[test]
     fn ten_thousand_candidates_become_a_bounded_list_without_duplicates() {
         let mut remotes = vec![addr("127.0.0.1:1"), addr("192.168.1.255:1")];
-        remotes.extend((0..10_000_u32).map(|i| {
-            SocketAddr::new(std::net::Ipv4Addr::from(0xcb00_7100 + i % 200).into(), 5)
-        }));
+        remotes.extend(
+            (0..10_000_u32).map(|i| {
+                SocketAddr::new(std::net::Ipv4Addr::from(0xcb00_7100 + i % 200).into(), 5)
+            }),
+        );
         let list = home().sanitise(&remotes);
         assert_eq!(list.len(), MAX_REMOTES);
         assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), MAX_REMOTES);
@@ -326,9 +347,8 @@ mod tests {
     #[test]
     fn many_addresses_of_one_kind_leave_room_for_the_others() {
         let of = |kind, text: &str| Candidate { kind, address: addr(text) };
-        let mut all: Vec<_> = (0..10)
-            .map(|i| of(CandidateKind::Interface, &format!("[2001:db8::{i}]:1")))
-            .collect();
+        let mut all: Vec<_> =
+            (0..10).map(|i| of(CandidateKind::Interface, &format!("[2001:db8::{i}]:1"))).collect();
         all.push(of(CandidateKind::Local, "192.168.1.10:1"));
         all.push(of(CandidateKind::Reflexive, "203.0.113.7:1"));
         all.push(of(CandidateKind::Observed, "203.0.113.7:1"));

@@ -6,8 +6,10 @@ use std::time::Instant;
 use rand::RngExt;
 
 use super::event::{Output, Transmit};
+use super::directory::Source;
 use super::greeting::Ends;
 use super::peer::{Peer, Who};
+use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
 use crate::membership::{SignedOp, Unverified};
@@ -118,7 +120,7 @@ impl Mesh {
             nonce: peer.greeting.speak(fresh, now),
         };
         self.tell(key, &Control::Hello(hello), now);
-        self.schedule_peer(key, now);
+        self.next_look(key, now + WARM_EVERY);
     }
 
     /// The peer is who the roster says: it takes part in everything.
@@ -167,7 +169,7 @@ impl Mesh {
 
     /// Where a peer says that it is.
     fn hear_endpoints(&mut self, key: PeerKey, device: DeviceId, at: &Endpoints, now: Instant) {
-        self.directory.note_told(device, &at.endpoints, now);
+        self.directory.accept(device, &at.endpoints, Source::Gossip, now);
         if let Some(peer) = self.peers.touch(key) {
             peer.path.set_remotes(&at.endpoints, now);
         }
@@ -185,7 +187,7 @@ impl Mesh {
 
     fn tell_endpoints(&mut self, key: PeerKey, now: Instant) {
         let endpoints = self.reach.endpoints();
-        let at = Endpoints { seq: self.unix(now).0, endpoints, nat: self.reach.nat_code() };
+        let at = Endpoints { seq: self.unix(now).0, endpoints, nat: 0 };
         self.tell(key, &Control::Endpoints(at), now);
     }
 

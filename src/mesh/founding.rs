@@ -1,6 +1,6 @@
 //! How a [`Mesh`] comes to be: a network founded here, an invite taken up, or a restart.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
@@ -16,8 +16,9 @@ use super::writes::{Act, Then};
 use super::*;
 use crate::identity::{AdminSecret, IdSecret, NetworkId, RootId, RootSecret, WgSecret};
 use crate::membership::certificate::CERTIFICATE_LIFETIME;
-use crate::membership::log::PenError;
+use crate::membership::pen::PenError;
 use crate::membership::op::{self, Certificate, Flags, GenesisPool, OpError};
+use crate::wire::saved::{Cache, Intent};
 use crate::membership::{Author, Genesis, Invite, Logs, OpBody, SignedOp, Verified};
 
 /// How long a join that a restart interrupted is tried again: nobody waits at a prompt any more.
@@ -49,43 +50,14 @@ pub struct Saved {
     pub identity: Identity,
     /// The root key, where it lies here.
     pub root: Option<RootSecret>,
-    /// The genesis, unless the device never got so far.
-    pub genesis: Option<Genesis>,
-    /// Every op, verified anew.
-    pub logs: Logs,
+    /// The genesis, and every op, verified anew; unless the device never got so far.
+    pub genesis: Option<(Genesis, Logs)>,
     /// K_net.
     pub secret: Option<NetworkSecret>,
     /// What makes a start quick.
     pub cache: Vec<u8>,
     /// Name, on or off, and the invite of an unfinished join.
     pub intent: Intent,
-}
-
-/// What the user wants of this network.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Intent {
-    /// The name this device asked for.
-    pub name: DeviceName,
-    /// Whether the interface shall be on.
-    pub up: bool,
-    /// The token of a join that is not finished.
-    pub invite: Option<String>,
-    /// The name of the interface.
-    pub interface: String,
-    /// The UDP port, which NATs on the way know.
-    pub port: u16,
-}
-
-impl Intent {
-    /// The file form.
-    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(postcard::to_allocvec(self).expect("an intent has no unserializable part"))
-    }
-
-    /// Reads the file form.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
-    }
 }
 
 /// Why a network could not be founded.
@@ -105,11 +77,11 @@ impl Mesh {
         found: Found,
         settings: Settings,
         seed: [u8; 32],
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Result<Self, FoundError> {
         let mut rng = Self::generator(seed);
-        let unix = clock.unix(now);
+        let unix = wall.at(now);
         let root = RootSecret::from_seed(rng.random());
         let genesis = Genesis {
             version: 1,
@@ -120,8 +92,9 @@ impl Mesh {
             name: found.network.clone(),
         };
         let identity = new_identity(genesis.network_id(), true, &mut rng);
+        let ledger = Ledger::new(genesis.clone(), Logs::new(root.public()), unix);
         let me = Me::new(identity, Some(root), found.device.clone());
-        let mut mesh = Self::assemble(me, Ledger::new(genesis.clone(), Logs::new(root.public()), unix), settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.me.secret = Some(NetworkSecret::new(0, mesh.rng.random()));
         let ops = mesh.founding_ops(&found.device, now)?;
         let files = vec![
@@ -203,14 +176,14 @@ impl Mesh {
         (invite, device, timeout): (Invite, DeviceName, Duration),
         settings: Settings,
         seed: [u8; 32],
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Self {
         let mut rng = Self::generator(seed);
         let identity = new_identity(invite.network, false, &mut rng);
         let me = Me::new(identity, None, device);
         let ledger = Ledger::empty(invite.network);
-        let mut mesh = Self::assemble(me, ledger, settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.become_joiner(invite, timeout, now);
         let files = vec![Persist::Identity(mesh.me.identity.encode()), mesh.intent()];
         let ticket = mesh.writes.wait(Act { ops: Vec::new(), then: Then::Prepared });
@@ -223,19 +196,19 @@ impl Mesh {
         saved: Saved,
         settings: Settings,
         seed: [u8; 32],
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Self {
         let rng = Self::generator(seed);
-        let unix = clock.unix(now);
+        let unix = wall.at(now);
         let mut me = Me::new(saved.identity, saved.root, saved.intent.name.clone());
         me.secret = saved.secret;
         me.up = saved.intent.up;
         let ledger = match saved.genesis {
-            Some(genesis) => Ledger::new(genesis, saved.logs, unix),
+            Some((genesis, logs)) => Ledger::new(genesis, logs, unix),
             None => Ledger::empty(me.identity.network),
         };
-        let mut mesh = Self::assemble(me, ledger, settings, rng, clock, now);
+        let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         let unfinished = saved.intent.invite.as_deref().and_then(|token| token.parse().ok());
         match unfinished {
             Some(invite) => {
@@ -252,33 +225,34 @@ impl Mesh {
         ledger: Ledger,
         settings: Settings,
         mut rng: StdRng,
-        clock: WallClock,
+        wall: Wall,
         now: Instant,
     ) -> Self {
-        let unix = clock.unix(now);
+        let unix = wall.at(now);
         let joins = Joins::Sponsor(new_sponsor(&me, &ledger, rng.random()));
         let gossip = new_gossip(&ledger, &mut rng);
         let mut mesh = Self {
             peers: Peers::starting_at(rng.next_u32()),
             tags: Tags::default(),
             reach: Reachability::new(settings.listen_port, rng.random(), now),
-            directory: Directory::new(unix, rng.random(), now),
-            publisher: Publisher::new(me.identity.id.clone(), unix, rng.random(), now),
+            directory: Directory::new(StdRng::from_seed(rng.random()), now),
+            publisher: Publisher::new(StdRng::from_seed(rng.random()), now),
             beacons: Beacons::new(me.identity.id.public(), settings.listen_port, unix, rng.random(), now),
             gossip,
             joins,
+            meeting: BTreeSet::new(),
             clients: Clients::default(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),
             last_now: now,
             settings,
-            clock,
+            wall,
             rng,
             me,
             ledger,
         };
-        mesh.roll_tags(now);
+        mesh.set_wall(unix, now);
         mesh
     }
 
@@ -329,6 +303,7 @@ impl Me {
             state: api::NetworkState::Down,
             up: true,
             interface: None,
+            cached: Cache::default(),
         }
     }
 }

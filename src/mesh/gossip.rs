@@ -1,9 +1,11 @@
 //! Keeps the signed logs of all devices equal, over the tunnels that stand.
 //!
 //! **New ops are pushed.** Each device has at least 8 random neighbours among the peers it is
-//! connected with (all, where there are fewer), and exchanges one every 10 minutes. An op that is
+//! connected with (all, where there are fewer), and exchanges one with the first comparison after each
+//! 10 minutes. An op that is
 //! new here goes to every neighbour at once, except to those known to have it; denials (`Revoke`,
-//! `InviteClose`, `AdminCut`) go first, and to all.
+//! `InviteClose`, `AdminCut`) go first, even to those, and from the device that signed them to every
+//! peer it is connected with.
 //!
 //! **Everything else is compared and fetched.** The first message on a tunnel is the head vector:
 //! one entry an author, with the end of its longest chain and a hash over what stands beside it.
@@ -74,7 +76,7 @@ const HEADS_TRIES: u32 = 5;
 const PUSH_MESSAGES: usize = 8;
 
 /// A peer that is known to have so many more ops than we is being caught up with: what it gives is
-/// old, and only denials are pushed on.
+/// old, and only denials are pushed on, to those not known to have them.
 const CATCHING_UP: u64 = 64;
 
 /// Answers a second for one peer, and at once: above the 12 that a peer like us asks for.
@@ -88,7 +90,6 @@ const BAD_OPS_FORGIVEN: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Compare,
-    Swap,
     Heads(DeviceId),
 }
 
@@ -103,6 +104,8 @@ pub struct Gossip {
     rng: StdRng,
     pause: Duration,
     last_change: Option<Instant>,
+    /// When a neighbour was last exchanged.
+    swapped: Option<Instant>,
     dropped: u64,
 }
 
@@ -133,6 +136,7 @@ impl Gossip {
             rng,
             pause: COMPARE_EVERY,
             last_change: None,
+            swapped: None,
             dropped: 0,
         }
     }
@@ -140,9 +144,7 @@ impl Gossip {
     /// A tunnel to `peer` stands, and both proofs held: its first message is our head vector.
     pub fn peer_up(&mut self, peer: DeviceId, logs: &Logs, now: Instant) {
         self.peers.insert(peer, Peer::new());
-        if self.neighbours.len() < NEIGHBOURS {
-            self.neighbours.insert(peer);
-        }
+        self.consider_neighbour(peer);
         self.ask_heads(peer, logs, now);
         self.schedule(now);
     }
@@ -239,7 +241,6 @@ impl Gossip {
         while let Some(due) = self.due.pop_due(now) {
             match due {
                 Due::Compare => self.compare(logs, now),
-                Due::Swap => self.swap_neighbour(logs, now),
                 Due::Heads(peer) => self.ask_heads(peer, logs, now),
             }
         }
@@ -329,20 +330,22 @@ impl Gossip {
         let old = from.is_some_and(|peer| self.gaps.behind(&peer, &view) > CATCHING_UP);
         let (denials, others): (Vec<&Verified<SignedOp>>, Vec<_>) =
             ops.iter().copied().partition(|op| serve::is_denial(op));
-        for neighbour in self.neighbours.iter().filter(|peer| Some(**peer) != from) {
-            let Some(peer) = self.peers.get(neighbour) else { continue };
-            let lacked = others.iter().copied().filter(|op| !old && !peer.has(op));
-            let messages = serve::push(denials.iter().copied().chain(lacked));
-            let messages = messages.into_iter().take(PUSH_MESSAGES);
-            self.outbox.extend(messages.map(|ops| (*neighbour, Control::Ops(ops))));
-        }
-        let neighbours: Vec<DeviceId> = self.neighbours.iter().copied().collect();
-        for neighbour in neighbours {
+        let to_all = from.is_none() && !denials.is_empty();
+        let targets =
+            if to_all { self.peers.keys().copied().collect() } else { self.neighbours.clone() };
+        for target in targets {
+            let Some(peer) = self.peers.get_mut(&target) else { continue };
+            if Some(target) != from {
+                let denials = denials.iter().copied().filter(|op| !old || !peer.has(op));
+                let lacked = others.iter().copied().filter(|op| !old && !peer.has(op));
+                let messages = serve::push(denials.chain(lacked));
+                let messages = messages.into_iter().take(PUSH_MESSAGES);
+                self.outbox.extend(messages.map(|ops| (target, Control::Ops(ops))));
+            }
+            peer.asked = 0;
             let jitter = self.rng.random_range(0..=CONFIRM_AFTER.as_millis() as u64);
             let at = now + CONFIRM_AFTER + Duration::from_millis(jitter);
-            let Some(peer) = self.peers.get_mut(&neighbour) else { continue };
-            peer.asked = 0;
-            self.due.set_if_none(Due::Heads(neighbour), (at, "gossip: did the push arrive"));
+            self.due.set_if_none(Due::Heads(target), (at, "gossip: did the push arrive"));
         }
     }
 
@@ -363,9 +366,10 @@ impl Gossip {
         self.outbox.push_back((to, Control::Heads(heads)));
     }
 
-    /// Compares digests with one neighbour, and sets when to do so next.
+    /// Compares digests with one neighbour, a new one where one is due, and sets the next pause.
     fn compare(&mut self, logs: &Logs, now: Instant) {
-        if let Some(peer) = pick(&mut self.rng, self.neighbours.iter()) {
+        let new = self.swap_neighbour(now);
+        if let Some(peer) = new.or_else(|| pick(&mut self.rng, self.neighbours.iter())) {
             let heads = Heads { digest: logs.digest(), ask: false, entries: Vec::new() };
             self.outbox.push_back((peer, Control::Heads(heads)));
         }
@@ -373,17 +377,30 @@ impl Gossip {
         self.pause = if quiet { (self.pause * 2).min(COMPARE_SELDOM) } else { COMPARE_EVERY };
     }
 
-    fn swap_neighbour(&mut self, logs: &Logs, now: Instant) {
-        if let Some(old) = pick(&mut self.rng, self.neighbours.iter()) {
-            let before = self.neighbours.clone();
+    fn swap_neighbour(&mut self, now: Instant) -> Option<DeviceId> {
+        let since = now.duration_since(*self.swapped.get_or_insert(now));
+        if since < SWAP_EVERY || self.peers.len() <= NEIGHBOURS {
+            return None;
+        }
+        self.swapped = Some(now);
+        let others = self.peers.keys().filter(|peer| !self.neighbours.contains(*peer));
+        let new = pick(&mut self.rng, others)?;
+        let old = pick(&mut self.rng, self.neighbours.iter())?;
+        self.neighbours.remove(&old);
+        self.neighbours.insert(new);
+        Some(new)
+    }
+
+    /// Every peer is a neighbour with the same chance, whenever it came (reservoir sampling).
+    fn consider_neighbour(&mut self, peer: DeviceId) {
+        if self.neighbours.len() < NEIGHBOURS {
+            self.neighbours.insert(peer);
+        } else if self.rng.random_range(0..self.peers.len()) < NEIGHBOURS
+            && !self.neighbours.contains(&peer)
+            && let Some(old) = pick(&mut self.rng, self.neighbours.iter())
+        {
             self.neighbours.remove(&old);
-            let others = self.peers.keys().filter(|peer| !before.contains(*peer));
-            let new = pick(&mut self.rng, others).unwrap_or(old);
-            self.neighbours.insert(new);
-            if let Some(peer) = self.peers.get_mut(&new) {
-                peer.asked = 0;
-                self.ask_heads(new, logs, now);
-            }
+            self.neighbours.insert(peer);
         }
     }
 
@@ -395,7 +412,7 @@ impl Gossip {
         }
     }
 
-    /// Comparisons run while there is a neighbour, exchanges while there is a choice.
+    /// Comparisons run while there is a neighbour.
     fn schedule(&mut self, now: Instant) {
         if self.last_change.is_none() {
             self.last_change = Some(now);
@@ -410,11 +427,6 @@ impl Gossip {
                 Some(set) if set <= at => {}
                 _ => self.due.set(Due::Compare, Some((at, "gossip: compare heads"))),
             }
-        }
-        if self.peers.len() <= NEIGHBOURS {
-            self.due.set(Due::Swap, None);
-        } else {
-            self.due.set_if_none(Due::Swap, (now + SWAP_EVERY, "gossip: exchange a neighbour"));
         }
     }
 

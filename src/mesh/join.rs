@@ -23,6 +23,7 @@ pub mod offer;
 pub mod sponsor;
 
 pub use joiner::{Joiner, JoinerEvent, JoinerKeys};
+pub use offer::Shown;
 pub use sponsor::{Admission, Channel, Guest, Sponsor, SponsorEvent, SponsorIdentity, unique_name};
 
 #[cfg(test)]

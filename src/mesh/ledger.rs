@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use crate::identity::{DeviceId, NetworkId, RootId};
-use crate::membership::log::{Inserted, LogError, PenError};
+use crate::membership::log::{Inserted, LogError};
 use crate::membership::op::OpError;
+use crate::membership::pen::PenError;
 use crate::membership::{Author, Genesis, Logs, Member, Op, OpBody, OpId, Roster, SignedOp};
 use crate::membership::{UnixTime, Unverified, Verified};
 

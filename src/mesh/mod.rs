@@ -29,8 +29,8 @@
 //! Only `mesh` writes a slot's endpoint and the forwarding table. An act that others will see is
 //! on disk first: it waits in [`writes`] until its ticket is answered.
 
+pub mod cadence;
 pub mod candidate;
-pub mod clock;
 pub mod deadlines;
 pub mod directory;
 pub mod event;
@@ -47,6 +47,7 @@ pub mod publisher;
 pub mod rate;
 pub mod reach;
 pub mod tags;
+pub mod wall;
 pub mod writes;
 
 mod admission;
@@ -60,7 +61,7 @@ mod settle;
 mod status;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -68,9 +69,11 @@ use rand::rngs::StdRng;
 
 use crate::api;
 use crate::identity::{Identity, NetworkId, RootSecret, WgSecret};
+use crate::membership::invite::InviteId;
 use crate::membership::{DeviceName, UnixTime};
 use crate::wire::record::NetworkSecret;
-use clock::WallClock;
+use crate::wire::saved::Cache;
+use wall::Wall;
 use deadlines::Deadlines;
 use directory::Directory;
 use event::{Input, InterfaceConfig, InterfaceSnapshot, Output};
@@ -86,12 +89,12 @@ use reach::Reachability;
 use tags::Tags;
 use writes::Writes;
 
-pub use founding::{Found, FoundError, Intent, Saved};
+pub use founding::{Found, FoundError, Saved};
 
 /// One network, as this device sees it.
 pub struct Mesh {
     settings: Settings,
-    clock: WallClock,
+    wall: Wall,
     rng: StdRng,
     me: Me,
     ledger: Ledger,
@@ -103,6 +106,8 @@ pub struct Mesh {
     beacons: Beacons,
     gossip: Gossip,
     joins: Joins,
+    /// The invites at whose rendezvous this device waits.
+    meeting: BTreeSet<InviteId>,
     clients: Clients,
     writes: Writes,
     deadlines: Deadlines<Timer>,
@@ -152,6 +157,8 @@ pub struct Me {
     pub up: bool,
     /// How the interface looks now; `None` is off.
     pub interface: Option<InterfaceConfig>,
+    /// What the cache on disk holds.
+    pub cached: Cache,
 }
 
 /// The side of joining that this device is on.
@@ -278,6 +285,6 @@ impl Mesh {
 
     /// The wall-clock time at `now`.
     fn unix(&self, now: Instant) -> UnixTime {
-        self.clock.unix(now)
+        self.wall.at(now)
     }
 }

@@ -86,7 +86,7 @@ pub enum Need {
 impl Peer {
     /// A peer that just came into use.
     pub fn new(slot: Arc<PeerSlot>, who: Who, remote: WgPublicKey, path: PathAgent) -> Self {
-        let born = slot.born;
+        let born = slot.born();
         Self {
             key: PeerKey(slot.index.0),
             who,
@@ -101,6 +101,11 @@ impl Peer {
             born,
             waiting: VecDeque::new(),
         }
+    }
+
+    /// Whether this side ever starts a handshake: a guest's key only ever knocks.
+    pub fn initiates(&self) -> bool {
+        !matches!(self.who, Who::Guest(_) | Who::Applicant)
     }
 
     /// The member it is, where it is one.
@@ -166,6 +171,6 @@ impl Peer {
 
     /// The instant of a statistic in milliseconds since the slot was made; zero is never.
     fn at(&self, ms: u64) -> Option<Instant> {
-        (ms != 0).then(|| self.slot.born + Duration::from_millis(ms))
+        self.slot.instant_of(ms)
     }
 }

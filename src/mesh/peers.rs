@@ -120,12 +120,10 @@ impl Peers {
         self.by_key.get_mut(&key)
     }
 
-    /// A peer becomes somebody else: the same tunnel, another place in the network.
-    pub fn rename(&mut self, key: PeerKey, who: Who) {
-        if let Some(mut peer) = self.remove(key) {
-            peer.who = who;
-            self.insert(peer);
-        }
+    /// Every peer, to be changed: all of their queued work will be fetched.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.touched.extend(self.by_key.keys());
+        self.by_key.values_mut()
     }
 
     /// The next peer of which queued work must be fetched.

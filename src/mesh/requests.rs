@@ -7,13 +7,13 @@ use rand::RngExt;
 use zeroize::Zeroizing;
 
 use super::event::{Output, Persist, RequestId};
-use super::founding::Intent;
 use super::writes::{Act, Then};
 use super::*;
 use crate::api::{ErrorKind, Request, Response, SCHEMA};
 use crate::membership::invite::Hint;
 use crate::membership::policy::{MAX_REASON_LEN, clean_reason};
 use crate::wire::control::Goodbye;
+use crate::wire::saved::Intent;
 use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
 
 /// The longest life of an invite, in seconds (PROTOCOL: 7 days).
@@ -116,7 +116,7 @@ impl Mesh {
         now: Instant,
     ) -> Option<Response> {
         let invite = Invite::new(*self.ledger.network(), self.rng.random(), self.hints());
-        let open = invite.open(UnixTime(self.unix(now).0 + expires_s), false, name);
+        let open = invite.keys().open(UnixTime(self.unix(now).0 + expires_s), false, name);
         let then = Then::Invited { request, token: invite.token(), created };
         self.act(OpBody::InviteOpen(open), then, now).err()
     }
@@ -329,7 +329,7 @@ impl Mesh {
     pub(super) fn find(&self, text: &str) -> Result<&Member, Response> {
         self.ledger
             .roster()
-            .find(text)
+            .by_prefix(text)
             .map_err(|error| Response::error(ErrorKind::NotFound, error.to_string()))
     }
 

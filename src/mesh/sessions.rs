@@ -9,12 +9,13 @@ use rand::RngExt;
 use super::event::{Output, Transmit};
 use super::path::{Demand, PathAgent, PathEvent};
 use super::peer::{Peer, Who};
+use super::directory::Source;
 use super::tags::Caller;
 use super::*;
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
 use crate::identity::{DeviceId, WgPublicKey, WgSecret};
-use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse};
+use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
 
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
 /// several round trips of a slow path, and still unnoticed by a user.
@@ -65,8 +66,10 @@ impl Mesh {
                 let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
                 peer.path.handle_request(from, &request, now);
             }
-            stun::Envelope::Response(_) => {
-                if self.reach.handle_stun(from, bytes, now) {
+            stun::Envelope::Response(transaction) => {
+                if self.reach.awaits(&transaction) {
+                    let response = StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
+                    self.reach.handle_stun(from, &response, now);
                     return Ok(());
                 }
                 let key = self.peers.checked(bytes).ok_or(InputError::Stranger)?;
@@ -144,7 +147,7 @@ impl Mesh {
         peer.wanted_until = now + WANTED_FOR;
         peer.path.set_demand(Demand::Warm, now);
         if let Who::Member(device) = caller.who {
-            peer.path.set_remotes(&self.directory.endpoints(&device), now);
+            peer.path.set_remotes(&self.directory.endpoints(&device, now), now);
             self.directory.want(device, now);
         }
         let key = peer.key;
@@ -232,19 +235,21 @@ impl Mesh {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(Some(path.endpoint));
                 let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
-                if !peer.slot.tunnel.lock().has_session() && peer.handshake_at.is_none() {
+                let device = peer.device();
+                let needed = peer.initiates() && !peer.slot.tunnel.lock().has_session();
+                if needed && peer.handshake_at.is_none() {
                     peer.handshake_at = Some(now + after);
-                    let due = Some((now + after, "a handshake is due"));
-                    self.deadlines.set(Timer::Peer(key), due);
+                    self.next_look(key, now + after);
                 }
-                if let Some(device) = peer.device() {
-                    self.directory.note_working(device, path.endpoint, now);
+                if let Some(device) = device {
+                    self.directory.accept(device, &[path.endpoint], Source::Gossip, now);
                 }
             }
             PathEvent::Lost => {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(None);
-                if let Some(device) = peer.device() {
+                let device = peer.device();
+                if let Some(device) = device {
                     self.gossip.peer_down(&device, self.ledger.logs(), now);
                     self.directory.want(device, now);
                 }

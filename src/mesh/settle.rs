@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::event::{InterfaceConfig, Output};
-use super::peer::{Peer, Who};
+use super::directory::{Found, Source};
+use super::lan::Nearby;
+use super::peer::Who;
 use super::*;
 use crate::forward::{ForwardingTable, LocalAddresses};
 use crate::identity::address::IPV6_PREFIX_LEN;
@@ -37,7 +39,8 @@ impl Mesh {
             }
         }
         if self.peers.take_slots_changed() {
-            self.outputs.push_back(Output::Table(Arc::new(self.table())));
+            // First, so that the answers to what is sent below find their slots.
+            self.outputs.push_front(Output::Table(Arc::new(self.table())));
         }
         self.set_deadlines();
     }
@@ -49,7 +52,7 @@ impl Mesh {
             (Timer::Publisher, self.publisher.poll_timeout()),
             (Timer::Beacons, self.beacons.poll_timeout()),
             (Timer::Gossip, self.gossip.poll_timeout()),
-            (Timer::Joins, self.joins.poll_timeout()),
+            (Timer::Joins, self.joins_due()),
             (Timer::Clients, self.clients.poll_timeout()),
         ] {
             self.deadlines.set(timer, due);
@@ -73,6 +76,98 @@ impl Mesh {
         }
         while self.reach.poll_event().is_some() {
             self.endpoints_changed(now);
+            busy = true;
+        }
+        busy
+    }
+
+    fn settle_directory(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(key) = self.directory.poll_lookup() {
+            self.outputs.push_back(Output::Lookup(key));
+            busy = true;
+        }
+        while let Some(found) = self.directory.poll_event() {
+            self.handle_found(found, now);
+            busy = true;
+        }
+        busy
+    }
+
+    fn handle_found(&mut self, found: Found, now: Instant) {
+        match found {
+            Found::Device { device, endpoints, source } => {
+                // Whoever rings or beacons looks for company; others are only reached if wanted.
+                let rings = matches!(source, Source::Bell | Source::Lan);
+                let key = match self.peers.member(&device) {
+                    None if rings => self.bring_member(&device, now),
+                    known => known,
+                };
+                if let Some(peer) = key.and_then(|key| self.peers.touch(key)) {
+                    peer.path.set_remotes(&endpoints, now);
+                }
+            }
+            Found::Sponsor { wg, endpoints, .. } => self.meet_sponsor(wg, &endpoints, now),
+            Found::Joiner { invite, endpoints } => {
+                let who = Who::Guest(invite);
+                let caller = self.tags.callers().find(|caller| caller.who == who).copied();
+                if let Some(caller) = caller {
+                    self.meet_guest(caller, &endpoints, now);
+                }
+            }
+        }
+    }
+
+    fn settle_publisher(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(item) = self.publisher.poll_publish() {
+            self.outputs.push_back(Output::Publish(item));
+            busy = true;
+        }
+        while let Some(key) = self.publisher.poll_lookup() {
+            self.outputs.push_back(Output::Lookup(key));
+            busy = true;
+        }
+        busy
+    }
+
+    fn settle_beacons(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(beacon) = self.beacons.poll_transmit() {
+            self.outputs.push_back(Output::Beacon(beacon));
+            busy = true;
+        }
+        while let Some(nearby) = self.beacons.poll_event() {
+            self.handle_nearby(nearby, now);
+            busy = true;
+        }
+        busy
+    }
+
+    /// A beacon names its sender, or shows that it holds an invite.
+    fn handle_nearby(&mut self, nearby: Nearby, now: Instant) {
+        match nearby {
+            Nearby::Device { device, address } => {
+                self.directory.accept(device, &[address], Source::Lan, now);
+                let key = self.bring_member(&device, now);
+                if let Some(peer) = key.and_then(|key| self.peers.touch(key)) {
+                    peer.path.add_remote(address, now);
+                }
+            }
+            Nearby::Sponsor { wg, address, .. } => self.meet_sponsor(wg, &[address], now),
+            Nearby::Joiner { invite, address } => {
+                let found = Found::Joiner { invite, endpoints: vec![address] };
+                self.handle_found(found, now);
+            }
+        }
+    }
+
+    fn settle_gossip(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some((device, message)) = self.gossip.poll_transmit() {
+            if let Some(key) = self.peers.member(&device) {
+                self.tell(key, &message, now);
+            }
             busy = true;
         }
         busy

@@ -1,7 +1,7 @@
 //! What people and scripts are shown of one network.
 
 use std::net::Ipv6Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::peer::{Peer, Who};
 use super::*;
@@ -13,6 +13,10 @@ use crate::identity::DeviceId;
 use crate::identity::address::overlay_ipv6;
 use crate::membership::{Author, Member, OpBody};
 use crate::membership::roster::Standing;
+
+/// A peer that was looked for in vain for so long is shown as offline: a minute of lookups every few
+/// seconds found nothing.
+const OFFLINE_AFTER: Duration = Duration::from_secs(60);
 
 impl Peer {
     /// The way to it, where there is one.
@@ -47,10 +51,10 @@ impl Mesh {
         NetcheckNetwork {
             network: self.name().unwrap_or_default().to_owned(),
             listen_port: self.settings.listen_port,
-            addresses: self.reach.addresses(),
+            addresses: self.reach.netcheck_addresses(),
             nat: self.reach.nat(),
             hairpin: None,
-            stun: self.reach.stun_results(),
+            stun: self.reach.netcheck_stun(),
             mtu: self.settings.mtu,
         }
     }
@@ -58,8 +62,7 @@ impl Mesh {
     /// The DHT as this network sees it.
     pub fn dht_status(&self, now: Instant) -> DhtStatus {
         let (state, nodes) = self.me.dht;
-        let published = self.publisher.last_published();
-        let ago = published.map(|at| now.saturating_duration_since(at).as_secs());
+        let ago = self.publisher.published_ago(now).map(|ago| ago.as_secs());
         DhtStatus { state, nodes, published_s_ago: ago }
     }
 
@@ -135,7 +138,7 @@ impl Mesh {
         overlay_ipv6(self.ledger.network(), &self.me.identity.id.public())
     }
 
-    fn self_status(&self) -> SelfStatus {
+    pub(super) fn self_status(&self) -> SelfStatus {
         let me = self.ledger.roster().get(&self.me.identity.id.public());
         SelfStatus {
             name: me.map_or_else(|| self.me.name.to_string(), |me| me.name.to_string()),
@@ -162,29 +165,20 @@ impl Mesh {
         let age = peer.and_then(|peer| peer.slot.tunnel.lock().session_age(now));
         let seen = peer.and_then(Peer::last_seen);
         let path = peer.filter(|peer| peer.is_connected()).and_then(Peer::path_status);
-        let rtt = peer.and_then(|peer| peer.path.primary()).and_then(|path| path.rtt);
+        let rtt = peer.and_then(|peer| peer.path.primary()).map(|path| path.rtt);
         PeerStatus {
             name: member.name.to_string(),
             ipv4: member.ipv4,
             ipv6: member.ipv6,
             public_key: member.wg.to_string(),
             role: role(member),
-            state: self.peer_state(peer, &member.id, now),
+            state: peer_state(peer, now),
             rtt_ms: path.as_ref().and(rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
             path,
             last_handshake_s: age.map(|age| age.as_secs()),
             rx_bytes,
             tx_bytes,
             last_seen_s: seen.map(|at| now.saturating_duration_since(at).as_secs()),
-        }
-    }
-
-    fn peer_state(&self, peer: Option<&Peer>, device: &DeviceId, now: Instant) -> PeerState {
-        match peer {
-            None => PeerState::Idle,
-            Some(peer) if peer.is_connected() => PeerState::Connected,
-            Some(_) if self.directory.is_lost(device, now) => PeerState::Offline,
-            Some(_) => PeerState::Connecting,
         }
     }
 
@@ -221,4 +215,16 @@ impl Mesh {
 
 fn role(member: &Member) -> Role {
     if member.admin.is_some() { Role::Admin } else { Role::Member }
+}
+
+fn peer_state(peer: Option<&Peer>, now: Instant) -> PeerState {
+    let Some(peer) = peer else { return PeerState::Idle };
+    let since = peer.last_seen().unwrap_or(peer.born);
+    if peer.is_connected() {
+        PeerState::Connected
+    } else if now.saturating_duration_since(since) > OFFLINE_AFTER {
+        PeerState::Offline
+    } else {
+        PeerState::Connecting
+    }
 }

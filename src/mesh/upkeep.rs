@@ -1,17 +1,21 @@
 //! What is due by time, and what the host and the roster change under our feet.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
 
 use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
+use super::candidate::Surroundings;
 use super::path::Demand;
 use super::peer::{Need, Peer, Who};
 use super::tags::Caller;
 use super::*;
 use crate::identity::DeviceId;
-use crate::membership::roster::{InviteState, Standing};
-use crate::wire::control::Control;
+use crate::identity::address::{IPV6_PREFIX_LEN, ipv6_prefix};
+use crate::membership::roster::Standing;
+use crate::membership::{OpBody, SignedOp, Verified};
+use crate::wire::control::{Control, OpBytes, Ops};
 
 /// Members that are kept connected so that the roster spreads: with eight random neighbours each, a
 /// new op reaches every device of a network of thousands in a handful of steps.
@@ -26,7 +30,8 @@ const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(120);
 /// How often a peer's needs are looked at: closely while user data flows, so that a dead path is
 /// noticed within seconds.
 const ACTIVE_EVERY: Duration = Duration::from_secs(1);
-const WARM_EVERY: Duration = Duration::from_secs(5);
+/// While nothing flows, a look every few seconds is enough.
+pub(super) const WARM_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the cache goes to disk, where it changed. It only makes a start quicker.
 const CACHE_EVERY: Duration = Duration::from_secs(60);
@@ -60,13 +65,12 @@ impl Mesh {
 
     /// This device is a member: everything that runs by itself begins.
     pub(super) fn begin(&mut self, cache: &[u8], now: Instant) {
-        self.directory.load(cache, now);
-        self.publisher.load(cache);
+        self.load_cache(cache);
         self.secret_known(now);
         if self.settings.port_mapping {
             self.outputs.push_back(Output::MapPort);
         }
-        self.roll_tags(now);
+        self.reach.set_demand(true, now);
         self.roster_changed(now);
         self.choose_neighbours(now);
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
@@ -75,8 +79,10 @@ impl Mesh {
     /// K_net is known: records and beacons can be read and written.
     pub(super) fn secret_known(&mut self, now: Instant) {
         if let Some(secret) = &self.me.secret {
-            self.directory.set_secret(secret.clone(), now);
-            self.publisher.set_secret(secret.clone(), now);
+            let own = self.me.identity.id.public();
+            self.directory.set_network(own, secret.clone(), now);
+            let id = self.me.identity.id.clone();
+            self.publisher.set_network(id, secret.clone(), now);
             self.beacons.set_secret(secret.clone(), now);
         }
     }
@@ -89,7 +95,7 @@ impl Mesh {
         for member in &changes.removed {
             self.send_last_word(&member.id, now);
             self.forbid(&Caller { who: Who::Member(member.id), remote: member.wg }, now);
-            self.directory.forget(&member.id);
+            self.directory.forget(&member.id, now);
         }
         for device in changes.altered.iter().filter(|device| **device != this) {
             // The slot holds the device's old addresses or key.
@@ -103,7 +109,7 @@ impl Mesh {
             self.choose_neighbours(now);
         }
         let next = self.ledger.roster().next_change();
-        let due = next.map(|at| (self.clock.instant(at, now), "a certificate or invite changes"));
+        let due = next.map(|at| (self.wall.instant(at, now), "a certificate or invite changes"));
         self.deadlines.set(Timer::Roster, due);
     }
 
@@ -156,7 +162,6 @@ impl Mesh {
         let keys: Vec<_> = self.peers.iter().map(|peer| peer.key).collect();
         keys.into_iter().for_each(|key| self.drop_peer(key, now));
         self.outputs.push_back(Output::UnmapPort);
-        self.publisher.retire();
     }
 
     /// Looks after one peer: its handshake, how closely its path is watched, whether it may go.
@@ -164,6 +169,10 @@ impl Mesh {
         let Some(peer) = self.peers.touch(key) else { return };
         if peer.handshake_at.is_some_and(|at| at <= now) {
             self.shake_hands(key, now);
+        }
+        let Some(peer) = self.peers.touch(key) else { return };
+        if peer.greeting.again_at().is_some_and(|at| at <= now) {
+            self.say_hello(key, now);
         }
         let Some(peer) = self.peers.touch(key) else { return };
         let need = peer.need(now);
@@ -180,8 +189,15 @@ impl Mesh {
         let Some(peer) = self.peers.touch(key) else { return };
         peer.path.set_demand(demand, now);
         peer.path.note_traffic(peer.last_sent(), peer.last_seen(), now);
-        let next = peer.handshake_at.map_or(now + next, |at| at.min(now + next));
-        self.deadlines.set(Timer::Peer(key), Some((next, "a peer's needs are looked at")));
+        self.next_look(key, now + next);
+    }
+
+    /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due.
+    pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let due = [peer.handshake_at, peer.greeting.again_at()].into_iter().flatten();
+        let due = due.fold(latest, Instant::min);
+        self.deadlines.set(Timer::Peer(key), Some((due, "a peer's needs are looked at")));
     }
 
     /// Guests and sponsors stay for as long as the join machines know them.
@@ -241,20 +257,27 @@ impl Mesh {
 
     pub(super) fn roll_tags(&mut self, now: Instant) {
         let next = self.tags.roll(self.unix(now));
-        let due = (self.clock.instant(next, now), "another hour of tags");
+        let due = (self.wall.instant(next, now), "another hour of tags");
         self.deadlines.set(Timer::Tags, Some(due));
+        let unix = self.unix(now).0;
+        self.peers.iter_mut().for_each(|peer| peer.path.set_wall_clock(unix));
     }
 
     pub(super) fn handle_wall_clock(&mut self, unix: UnixTime, now: Instant) {
         let jumped = self.unix(now).0.abs_diff(unix.0) > 1;
-        self.clock = WallClock::new(unix, now);
+        self.wall = Wall::new(unix, now);
+        self.set_wall(unix, now);
+        if jumped {
+            self.roster_changed(now);
+        }
+    }
+
+    /// Tells every part what the wall clock shows.
+    pub(super) fn set_wall(&mut self, unix: UnixTime, now: Instant) {
         self.directory.set_wall(unix, now);
         self.publisher.set_wall(unix, now);
         self.beacons.set_wall(unix, now);
-        if jumped {
-            self.roll_tags(now);
-            self.roster_changed(now);
-        }
+        self.roll_tags(now);
     }
 
     /// The host slept: sessions, mappings and addresses may all be gone.
@@ -268,9 +291,15 @@ impl Mesh {
             return;
         }
         self.reach.handle_interfaces(&snapshot, now);
+        self.publisher.stir(now);
         self.beacons.handle_interfaces(&snapshot, now);
-        self.directory.network_changed(now);
+        self.directory.set_interfaces(&snapshot, now);
+        self.directory.stir(now);
         self.me.interfaces = snapshot;
+        let surroundings = self.surroundings();
+        for peer in self.peers.iter_mut() {
+            peer.path.set_surroundings(surroundings.clone(), now);
+        }
         self.restart_paths(now);
         self.refresh_state(now);
     }
@@ -289,7 +318,7 @@ impl Mesh {
             self.me.dht = (state, nodes);
         }
         self.publisher.handle_dht(&event, now);
-        self.directory.handle_dht(event, now);
+        self.directory.handle_dht(&event, now);
     }
 
     /// With no live tunnel the doorbell is rung.
@@ -300,29 +329,43 @@ impl Mesh {
     }
 
     fn save_cache(&mut self, now: Instant) {
-        let cache = self.cache();
-        self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache)], None));
+        let cache = Cache { devices: self.directory.export(now), published: self.publisher.export() };
+        if cache != self.me.cached {
+            self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache.encode())], None));
+            self.me.cached = cache;
+        }
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
+    }
+
+    fn load_cache(&mut self, bytes: &[u8]) {
+        let Some(cache) = Cache::decode(bytes) else { return };
+        // What cannot be read is learnt anew.
+        let _ = self.directory.import(&cache.devices);
+        let _ = self.publisher.import(&cache.published);
+    }
+
+    /// Where this host is, for paths.
+    pub(super) fn surroundings(&self) -> Arc<Surroundings> {
+        let pool = self.ledger.genesis().and_then(|genesis| genesis.pool());
+        let ipv4 = pool.map(|pool| (pool.base().into(), pool.prefix_len()));
+        let ipv6 = (ipv6_prefix(self.ledger.network()).into(), IPV6_PREFIX_LEN);
+        let overlay: Vec<_> = ipv4.into_iter().chain([ipv6]).collect();
+        let port = self.settings.listen_port;
+        Arc::new(Surroundings::new(&self.me.interfaces, port, &overlay))
     }
 
     /// A device that was removed is told so, if there is a tunnel, before the tunnel ends.
     fn send_last_word(&mut self, device: &DeviceId, now: Instant) {
         let Some(key) = self.peers.member(device) else { return };
-        let denials: Vec<_> = self
-            .ledger
-            .logs()
-            .iter()
-            .filter(|op| matches!(&op.op().body, crate::membership::OpBody::Revoke { device: d, .. } if d == device))
-            .map(|op| op.signed().encode())
-            .collect();
+        let about = |op: &&Verified<SignedOp>| {
+            matches!(&op.op().body, OpBody::Revoke { device: revoked, .. } if revoked == device)
+        };
+        let denials: Vec<_> =
+            self.ledger.logs().iter().filter(about).map(|op| op.signed().encode()).collect();
         for op in denials {
-            self.tell(key, &Control::pushed_ops(vec![op]), now);
+            let ops = Ops { reply: None, ops: vec![OpBytes(op)] };
+            self.tell(key, &Control::Ops(ops), now);
         }
-    }
-
-    /// The state of an invite, for the sponsor.
-    pub(super) fn invite_state(&self, invite: &crate::membership::invite::InviteId) -> InviteState {
-        self.ledger.roster().invite(invite)
     }
 }
 

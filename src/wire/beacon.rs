@@ -10,8 +10,8 @@
 //! | kind | sent by | under the key | key field |
 //! |---|---|---|---|
 //! | 1 | a member | `KDF(K_net, "beacon", "")` | its device id |
-//! | 2 | a sponsor of an invite | `KDF(rv, "beacon", "")` | its WireGuard key |
-//! | 3 | a joining device | `KDF(rv, "beacon", "")` | zeros |
+//! | 2 | a sponsor of an invite | `KDF(rv, "beacon", "invite")` | its WireGuard key |
+//! | 3 | a joining device | `KDF(rv, "beacon", "invite")` | zeros |
 //!
 //! The sender's address is the one the datagram came from, with the port from inside. It is only a
 //! hint: a path is used after an authenticated check. Flag 1 asks for an answer, which is a beacon
@@ -102,7 +102,7 @@ impl BeaconKey {
 
     /// The key of an invite.
     pub fn of_invite(rv: &Rendezvous) -> Self {
-        Self { key: kdf(rv.key(), "beacon", &[]), of_invite: true }
+        Self { key: kdf(rv.key(), "beacon", b"invite"), of_invite: true }
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {

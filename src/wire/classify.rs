@@ -64,6 +64,48 @@ pub fn classify(datagram: &[u8]) -> Class {
     }
 }
 
+/// The index under which the receiver of a WireGuard message knows its session or handshake: of
+/// types 2, 3 and 4.
+#[inline]
+pub fn receiver_index(datagram: &[u8]) -> Option<u32> {
+    match classify(datagram) {
+        Class::Response => field(datagram, 8).map(u32::from_le_bytes),
+        Class::CookieReply | Class::Transport => field(datagram, 4).map(u32::from_le_bytes),
+        _ => None,
+    }
+}
+
+/// The index that the sender of a WireGuard handshake message chose: of types 1 and 2.
+pub fn sender_index(datagram: &[u8]) -> Option<u32> {
+    match classify(datagram) {
+        Class::Initiation | Class::Response => field(datagram, 4).map(u32::from_le_bytes),
+        _ => None,
+    }
+}
+
+/// The ephemeral public key in a WireGuard handshake message: of types 1 and 2.
+pub fn ephemeral_key(datagram: &[u8]) -> Option<[u8; 32]> {
+    match classify(datagram) {
+        Class::Initiation => field(datagram, 8),
+        Class::Response => field(datagram, 12),
+        _ => None,
+    }
+}
+
+/// The counter of a WireGuard transport message.
+#[inline]
+pub fn counter(datagram: &[u8]) -> Option<u64> {
+    match classify(datagram) {
+        Class::Transport => field(datagram, 8).map(u64::from_le_bytes),
+        _ => None,
+    }
+}
+
+#[inline]
+fn field<const N: usize>(datagram: &[u8], at: usize) -> Option<[u8; N]> {
+    datagram.get(at..)?.first_chunk().copied()
+}
+
 #[inline]
 fn is_stun(first: [u8; 4], rest: &[u8], len: usize) -> bool {
     let said = usize::from(u16::from_be_bytes([first[2], first[3]]));
@@ -141,5 +183,26 @@ mod tests {
         let mut datagram = wireguard(4, 96);
         datagram[4..8].copy_from_slice(&STUN_COOKIE);
         assert_eq!(classify(&datagram), Class::Transport);
+    }
+
+    #[test]
+    fn fields_are_read_where_their_message_has_them_and_nowhere_else() {
+        let numbered = |kind, len: usize| {
+            let mut datagram: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
+            datagram
+        };
+        let (one, two) = (numbered(1, 148), numbered(2, 92));
+        let (three, four) = (numbered(3, 64), numbered(4, 32));
+        let at = |first: u8| u32::from_le_bytes([first, first + 1, first + 2, first + 3]);
+        let receivers = [&one, &two, &three, &four].map(|datagram| receiver_index(datagram));
+        assert_eq!(receivers, [None, Some(at(8)), Some(at(4)), Some(at(4))]);
+        let senders = [&one, &two, &three, &four].map(|datagram| sender_index(datagram));
+        assert_eq!(senders, [Some(at(4)), Some(at(4)), None, None]);
+        let keys = [&one, &two, &three, &four].map(|d| ephemeral_key(d).map(|key| key[0]));
+        assert_eq!(keys, [Some(8), Some(12), None, None]);
+        let counters = [&one, &two, &three, &four].map(|datagram| counter(datagram).is_some());
+        assert_eq!(counters, [false, false, false, true]);
+        assert_eq!(counter(&four), Some(u64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15])));
     }
 }

@@ -66,11 +66,9 @@ pub const MAX_HEADS: usize = 33;
 /// The most ops of one message: a packet holds no more of the shortest ones.
 pub const MAX_OPS: usize = 12;
 
-/// The longest op in its wire form; [`crate::membership::op::MAX_WIRE_LEN`], which the compiler
-/// checks below.
-const MAX_OP: usize = 1100;
+/// The longest op in its wire form.
+const MAX_OP: usize = crate::membership::op::MAX_WIRE_LEN;
 
-const _: () = assert!(MAX_OP == crate::membership::op::MAX_WIRE_LEN);
 // An op of the greatest length fits: kind, reply mark (1 + 8 + 1 + 1 + 10 + 1), count and length.
 const _: () = assert!(MAX_OP + 1 + 22 + 1 + 2 <= MAX_MESSAGE);
 

@@ -26,6 +26,7 @@
 
 mod bell;
 mod body;
+mod cache;
 mod endpoints;
 mod rendezvous;
 
@@ -34,6 +35,10 @@ use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 
 pub use bell::{Bell, MAX_RINGERS, Ring, bell_epoch, bell_key};
 pub use body::{Record, RecordBody, device_epoch, record_key};
+pub use cache::{
+    CachedDevice, MAX_CACHED_DEVICES, MAX_CACHED_SEQS, decode_devices, decode_seqs, encode_devices,
+    encode_seqs,
+};
 pub use endpoints::{AddressKind, MAX_ENDPOINTS, acceptable};
 pub use rendezvous::{MAX_SPONSORS, Meeting, Rendezvous, Seat};
 
@@ -143,6 +148,18 @@ impl NetworkSecret {
     /// The secret of this generation.
     pub fn new(generation: u32, key: [u8; 32]) -> Self {
         Self { generation, key }
+    }
+
+    /// The file form: generation 4 bytes, key 32 bytes.
+    pub fn encode(&self) -> zeroize::Zeroizing<Vec<u8>> {
+        zeroize::Zeroizing::new([self.generation.to_be_bytes().as_slice(), &self.key].concat())
+    }
+
+    /// Reads the file form.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (generation, key) = bytes.split_first_chunk()?;
+        let key = key.try_into().ok()?;
+        Some(Self { generation: u32::from_be_bytes(*generation), key })
     }
 
     /// The secret bytes.

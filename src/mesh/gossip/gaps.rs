@@ -80,7 +80,9 @@ impl View<'_> {
                 .after(*author, entry.seq)
                 .take_while(|op| op.op().seq == entry.seq)
                 .any(|op| first_8(&op.id().0) == entry.head);
-        let aside = entry.aside.is_some() && entry.aside != mine.aside;
+        // What a peer that is behind us has past a hole in its log is mostly ours; it says what is
+        // not when it has caught up.
+        let aside = entry.seq >= mine.seq && entry.aside.is_some() && entry.aside != mine.aside;
         (!held || aside).then_some(Need::Fork)
     }
 

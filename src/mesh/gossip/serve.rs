@@ -53,13 +53,7 @@ pub fn push<'a>(ops: impl IntoIterator<Item = &'a Verified<SignedOp>>) -> Vec<Op
 
 /// Whether an op takes something away: such ops go first, and to everybody.
 pub fn is_denial(op: &Verified<SignedOp>) -> bool {
-    match &op.op().body {
-        OpBody::Revoke { .. } | OpBody::InviteClose { .. } | OpBody::AdminCut { .. } => true,
-        OpBody::AdminAdd { .. }
-        | OpBody::Grant(_)
-        | OpBody::InviteOpen(_)
-        | OpBody::Unknown { .. } => false,
-    }
+    op.op().body.is_denial() || matches!(op.op().body, OpBody::AdminCut { .. })
 }
 
 /// Whose log an op stands in, and where.

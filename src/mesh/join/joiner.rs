@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::offer::{Parts, Shown};
 use crate::api::{self, ErrorKind, Stage};
-use crate::identity::{AdminId, DeviceId, IdSecret, WgPublicKey};
+use crate::identity::{AdminId, DeviceId, IdSecret, WgPublicKey, WgSecret};
 use crate::membership::op::bind;
 use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp, Unverified};
 use crate::mesh::key::PeerKey;
@@ -166,6 +166,16 @@ impl Joiner {
         let detail = "looking for a device of the network".to_owned();
         joiner.events.push_back(JoinerEvent::Stage(Stage::Searching, detail));
         joiner
+    }
+
+    /// The invite.
+    pub fn invite(&self) -> &Invite {
+        &self.invite
+    }
+
+    /// The secret half of the invite's guest key.
+    pub fn guest_secret(&self) -> &WgSecret {
+        &self.derived.gk
     }
 
     /// The stage reached so far.

@@ -153,7 +153,8 @@ impl Sponsor {
             (OpBody::InviteOpen(open), Author::Admin(_)) => Some(open),
             _ => None,
         });
-        let recent = |open: &&InviteOpen| open.expires.0 + ANSWERED_AFTER_END > wall.0;
+        let recent =
+            |open: &&InviteOpen| open.expires.0.saturating_add(ANSWERED_AFTER_END) > wall.0;
         let mut known: Vec<&InviteOpen> = opened.filter(recent).collect();
         known.sort_by_key(|open| {
             let closed = !matches!(roster.invite(&open.invite), InviteState::Open(_));
