@@ -27,13 +27,13 @@ fn run_agent(args: AgentArgs, socket: std::path::PathBuf) -> anyhow::Result<Exit
         .map_err(|error| api::Error { kind: ErrorKind::Usage, message: error.to_string() })?;
     start_log(&config.log)?;
     let AgentArgs { state_dir, no_offload, .. } = args;
-    agent::run(AgentOptions { config, state_dir, socket, no_offload })?;
+    agent::run(AgentOptions { config, state_dir, socket, offload: !no_offload })?;
     Ok(Exit::Done)
 }
 
 fn run_dht_node(args: DhtArgs) -> anyhow::Result<Exit> {
     start_log(&LogFilter::from_env()?.unwrap_or_default())?;
-    agent::run_dht_node(args.listen, args.bootstrap)?;
+    agent::run_dht_node(args.listen.into(), args.bootstrap)?;
     Ok(Exit::Done)
 }
 
