@@ -88,7 +88,8 @@ pub fn run_dht_node(listen: SocketAddr, bootstrap: Vec<HostPort>) -> anyhow::Res
     };
     let bootstrap = bootstrap.iter().map(HostPort::to_string).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(crate::io::dht::run_node(listen, bootstrap))
+    let node = crate::io::dht::node::run_node(listen, bootstrap);
+    runtime.block_on(node).with_context(|| format!("cannot run a DHT node on {listen}"))
 }
 
 /// The process.
@@ -256,8 +257,11 @@ impl Agent {
         for network in self.networks.values_mut() {
             network.close();
         }
-        self.services.save(&self.store);
-        let stopped = tokio::time::timeout(STOP_WITHIN, self.services.stop()).await;
+        let stopping = async {
+            self.services.save(&self.store).await;
+            self.services.stop().await;
+        };
+        let stopped = tokio::time::timeout(STOP_WITHIN, stopping).await;
         if stopped.is_err() {
             tracing::warn!("a router did not answer; its port mappings run out by themselves");
         }

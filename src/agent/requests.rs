@@ -225,7 +225,7 @@ impl Agent {
         now: Instant,
     ) -> anyhow::Result<()> {
         let id = mesh.network();
-        self.services.wake(&self.options.config, &self.store).await;
+        self.services.wake(&self.options.config, &self.store);
         let (store, _) = self.store.network(&id)?;
         let udp = Arc::new(place.udp);
         let statics = mesh.statics();

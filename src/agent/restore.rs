@@ -7,6 +7,7 @@ use crate::identity::{NetworkId, RootSecret};
 use crate::io::clock;
 use crate::io::store::{NetworkFile, NetworkStore};
 use crate::membership::{Genesis, Logs, SignedOp, UnixTime};
+use crate::mesh::ledger::gather;
 use crate::mesh::wall::Wall;
 use crate::mesh::{Mesh, Saved};
 use crate::wire::record::NetworkSecret;
@@ -91,17 +92,16 @@ fn read<T>(
 /// Every op that verifies; the rest comes back from other members.
 fn verify(genesis: &Genesis, ops: Vec<Vec<u8>>) -> Logs {
     let network = genesis.network_id();
-    let mut logs = Logs::new(genesis.root);
+    let mut verified = Vec::with_capacity(ops.len());
     for bytes in ops {
-        let op = SignedOp::decode(&bytes).and_then(|op| op.verify(&network));
-        match op {
-            Ok(op) => {
-                if let Err(reason) = logs.insert(op) {
-                    tracing::warn!(%reason, "an op on disk was left out");
-                }
-            }
+        match SignedOp::decode(&bytes).and_then(|op| op.verify(&network)) {
+            Ok(op) => verified.push(op),
             Err(reason) => tracing::warn!(%reason, "an op on disk was left out"),
         }
+    }
+    let (logs, left) = gather(genesis.root, verified);
+    if left > 0 {
+        tracing::warn!(left, "ops on disk found no place in the membership history");
     }
     logs
 }

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use crate::api;
 use crate::config::{Config, HostPort};
 use crate::io::clock;
-use crate::io::dht::{Dht, DhtConfig};
-use crate::io::lan::Lan;
+use crate::io::dht::{Dht, DhtConfig, PUBLIC_BOOTSTRAP};
+use crate::io::lan::{Lan, Received};
 use crate::io::netlink::{Changes, Netlink, Snapshot};
 use crate::io::portmap::{Kind, PortMapEvent, PortMapper};
 use crate::io::store::{AgentFile, Store};
@@ -45,7 +45,7 @@ pub struct Services {
     dht_events: mpsc::Receiver<DhtInput>,
     dht_state: (api::DhtState, u32),
     lan: Option<Lan>,
-    lan_events: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    lan_events: mpsc::Receiver<Received>,
     mapper: Option<PortMapper>,
     mapper_events: mpsc::Receiver<PortMapEvent>,
     stun_events: mpsc::Receiver<Vec<SocketAddr>>,
@@ -81,26 +81,22 @@ impl Services {
     }
 
     /// A network needs them: starts what talks to others, where it does not run yet.
-    pub async fn wake(&mut self, config: &Config, store: &Store) {
+    pub fn wake(&mut self, config: &Config, store: &Store) {
         if config.dht.enabled && self.dht.is_none() {
             let cached = store.read(AgentFile::DhtNodes).ok().flatten().unwrap_or_default();
-            let bootstrap = config.dht.bootstrap.as_ref();
+            let cached = String::from_utf8(cached).unwrap_or_default();
             let dht = DhtConfig {
-                bootstrap: bootstrap.map(|nodes| nodes.iter().map(HostPort::to_string).collect()),
+                bootstrap: bootstrap(config),
                 port: config.dht.port,
-                cached: String::from_utf8(cached).unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect(),
+                cached: cached.lines().filter_map(|line| line.parse().ok()).collect(),
             };
-            match Dht::start(dht).await {
-                Ok((dht, events)) => (self.dht, self.dht_events) = (Some(dht), events),
-                Err(error) => tracing::error!(%error, "the DHT could not be started"),
-            }
+            let (dht, events) = Dht::start(dht);
+            (self.dht, self.dht_events) = (Some(dht), events);
         }
         if config.lan_discovery && self.lan.is_none() {
-            match Lan::start() {
-                Ok((lan, events)) => (self.lan, self.lan_events) = (Some(lan), events),
-                Err(error) => tracing::warn!(%error, "no discovery on the local network"),
-            }
-            self.look().await;
+            let (mut lan, events) = Lan::start();
+            lan.set_interfaces(&self.snapshot);
+            (self.lan, self.lan_events) = (Some(lan), events);
         }
         if !config.stun_servers.is_empty() && self.stun_events.is_closed() {
             self.stun_events = resolve(config.stun_servers.clone());
@@ -117,7 +113,7 @@ impl Services {
                     }
                     return Some(ServiceEvent::Dht(event));
                 }
-                Some((from, datagram)) = self.lan_events.recv() => {
+                Some(Received { from, datagram }) = self.lan_events.recv() => {
                     return Some(ServiceEvent::Lan { from, datagram });
                 }
                 Some(event) = self.mapper_events.recv() => return Some(port_map(event)),
@@ -168,8 +164,8 @@ impl Services {
     }
 
     /// Sends a beacon to every local network.
-    pub fn send_beacon(&self, datagram: &[u8]) {
-        if let Some(lan) = &self.lan {
+    pub fn send_beacon(&mut self, datagram: &[u8]) {
+        if let Some(lan) = &mut self.lan {
             lan.send(datagram);
         }
     }
@@ -189,8 +185,9 @@ impl Services {
     }
 
     /// Keeps what makes the next start quick.
-    pub fn save(&self, store: &Store) {
-        let nodes = self.dht.as_ref().map(Dht::nodes).unwrap_or_default();
+    pub async fn save(&self, store: &Store) {
+        let Some(dht) = &self.dht else { return };
+        let nodes = dht.nodes().await;
         if nodes.is_empty() {
             return;
         }
@@ -222,9 +219,12 @@ impl Services {
         }
         let snapshot = for_mesh(&snapshot);
         if let Some(lan) = &mut self.lan {
-            lan.set_interfaces(&links(&snapshot));
+            lan.set_interfaces(&snapshot);
         }
         let changed = snapshot != self.snapshot;
+        if changed && let Some(dht) = &self.dht {
+            dht.network_changed();
+        }
         self.snapshot = snapshot;
         changed
     }
@@ -249,8 +249,12 @@ fn for_mesh(snapshot: &Snapshot) -> InterfaceSnapshot {
     }
 }
 
-fn links(snapshot: &InterfaceSnapshot) -> Vec<(u32, std::net::IpAddr)> {
-    snapshot.addresses.iter().map(|address| (address.link, address.address)).collect()
+/// The configured bootstrap nodes, or the public ones.
+fn bootstrap(config: &Config) -> Vec<String> {
+    match &config.dht.bootstrap {
+        Some(nodes) => nodes.iter().map(HostPort::to_string).collect(),
+        None => PUBLIC_BOOTSTRAP.iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn port_map(event: PortMapEvent) -> ServiceEvent {

@@ -11,6 +11,8 @@
 //! | [`udp`] | the socket pair of a network: GSO, GRO, `recvmmsg` |
 //! | [`netlink`] | links, addresses, routes, and the news about them |
 //! | [`portmap`] | UPnP IGD, PCP and NAT-PMP |
+//! | [`dht`] | the BitTorrent Mainline DHT |
+//! | [`lan`] | multicast on the local networks |
 //! | [`clock`] | every clock and the seed of every generator |
 //! | [`store`] | the state folder |
 

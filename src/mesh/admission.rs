@@ -39,7 +39,8 @@ impl Mesh {
         let rv = Rendezvous::new(*keys.rv);
         self.directory.seek_sponsors(keys.id, &rv, now);
         self.publisher.arrive(keys.id, &rv, now);
-        self.beacons.seek(keys.id, &rv, now);
+        self.beacons.join(keys.id, &rv, now);
+        self.beacons.set_searching(true, now);
         for hint in hints {
             self.meet_sponsor(hint.wg, &[hint.address], now);
         }
@@ -222,9 +223,7 @@ impl Mesh {
                 self.take_ops(ops, None, now);
                 self.check_admitted(now);
             }
-            JoinerEvent::Secret(secret) => {
-                self.me.secret = Some(secret);
-            }
+            JoinerEvent::Secret(secret) => self.learn_secret(secret, now),
             JoinerEvent::Abandon(guest) => {
                 let remote = self.peers.get(guest).map(|peer| peer.remote);
                 if let Some(remote) = remote {
@@ -410,7 +409,7 @@ impl Mesh {
             let fresh = self.is_fresh(&guest.invite, unix);
             self.directory.seek_joiner(guest.invite, &rv, fresh, now);
             self.publisher.host(guest.invite, &rv, ADMIN_SEAT, wg, now);
-            self.beacons.sponsor(guest.invite, &rv, now);
+            self.beacons.host(guest.invite, &rv, wg, now);
         }
         self.meeting = open;
     }
@@ -426,7 +425,7 @@ impl Mesh {
     fn stop_seeking(&mut self, invite: &InviteId, now: Instant) {
         self.directory.stop_seeking(invite, now);
         self.publisher.withdraw(invite, now);
-        self.beacons.stop_seeking(invite, now);
+        self.beacons.withdraw(invite, now);
     }
 }
 

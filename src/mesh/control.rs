@@ -65,7 +65,7 @@ impl Mesh {
                 let ops = self.gossip.handle(device, &message, self.ledger.logs(), now);
                 self.take_ops(ops, Some(device), now);
             }
-            (Control::Secret(secret), true) => self.learn_secret(secret, now),
+            (Control::Secret(secret), true) => self.learn_secret(secret.into(), now),
             (Control::Endpoints(at), true) => self.hear_endpoints(key, device, at, now),
             (Control::Ping(ping), true) => {
                 let observed = self.peers.get(key).and_then(|peer| peer.slot.endpoint());
@@ -191,14 +191,16 @@ impl Mesh {
         self.tell(key, &Control::Endpoints(at), now);
     }
 
-    fn learn_secret(&mut self, secret: &Secret, now: Instant) {
-        let secret = NetworkSecret::from(secret);
+    /// K_net, from a sponsor or a proven member.
+    pub(super) fn learn_secret(&mut self, secret: NetworkSecret, now: Instant) {
         let newer = self.me.secret.as_ref().is_none_or(|own| own.generation < secret.generation);
         if newer {
             self.me.secret = Some(secret);
             let file = self.secrets();
             self.outputs.push_back(Output::Persist(vec![file], None));
-            self.secret_known(now);
+            if let Joins::Sponsor(_) = self.joins {
+                self.secret_known(now);
+            }
         }
     }
 

@@ -237,7 +237,7 @@ impl Mesh {
             reach: Reachability::new(settings.listen_port, rng.random(), now),
             directory: Directory::new(StdRng::from_seed(rng.random()), now),
             publisher: Publisher::new(StdRng::from_seed(rng.random()), now),
-            beacons: Beacons::new(me.identity.id.public(), settings.listen_port, unix, rng.random(), now),
+            beacons: Beacons::new(StdRng::from_seed(rng.random()), now),
             gossip,
             joins,
             meeting: BTreeSet::new(),
@@ -253,6 +253,9 @@ impl Mesh {
             ledger,
         };
         mesh.set_wall(unix, now);
+        if mesh.settings.lan {
+            mesh.beacons.set_port(mesh.settings.listen_port, now);
+        }
         mesh
     }
 

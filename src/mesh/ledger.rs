@@ -24,6 +24,21 @@ pub struct Ledger {
     roster: Roster,
 }
 
+/// The logs of these ops, in whatever order they lie on disk, and how many found no place.
+///
+/// An admin's ops find their place only after the root's op that names the admin.
+pub fn gather(root: RootId, ops: Vec<Verified<SignedOp>>) -> (Logs, usize) {
+    let mut logs = Logs::new(root);
+    let mut waiting = ops;
+    loop {
+        let before = waiting.len();
+        waiting.retain(|op| logs.insert(op.clone()).is_err());
+        if waiting.is_empty() || waiting.len() == before {
+            return (logs, waiting.len());
+        }
+    }
+}
+
 /// How the roster differs from the one before.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {

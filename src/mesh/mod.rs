@@ -222,7 +222,7 @@ impl Mesh {
             Input::Dht(event) => self.handle_dht(event, now),
             Input::PortMap(event) => self.reach.handle_port_map(event, now),
             Input::Interfaces(snapshot) => self.handle_interfaces(snapshot, now),
-            Input::Lan { from, datagram } => self.beacons.handle_beacon(from, &datagram, now),
+            Input::Lan { from, datagram } => self.beacons.handle_datagram(from, &datagram, now),
             Input::StunServers(servers) => self.reach.set_servers(servers, now),
             Input::Persisted(ticket, result) => self.handle_persisted(ticket, result, now),
             Input::WallClock(unix) => self.handle_wall_clock(unix, now),

@@ -25,7 +25,7 @@ mod ringer;
 mod seats;
 mod seqs;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -132,15 +132,12 @@ impl Publisher {
 
     /// Where this device may be reached, best first. Another order alone is no change.
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
-        let sorted = |list: &[SocketAddr]| {
-            let mut list = list.to_vec();
-            list.sort();
-            list
-        };
-        let changed = sorted(&self.body.endpoints) != sorted(endpoints);
+        let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
+        let changed = set(&self.body.endpoints) != set(endpoints);
         self.body.endpoints = endpoints.to_vec();
         if changed {
-            self.change_record(now);
+            let gap = if now < self.started + EARLY { RECORD_GAP.0 } else { RECORD_GAP.1 };
+            self.record.change(gap, &mut self.rng, now);
             self.ringer.change(now);
             self.seats.change(&mut self.rng, now);
         }
@@ -238,12 +235,11 @@ impl Publisher {
         if !self.can_store() {
             return None;
         }
-        let members = self.network.is_some();
-        let record = if members { self.record.timeout() } else { None };
-        let bell = if members { self.ringer.timeout() } else { None };
+        let member = self.network.as_ref();
+        let record = member.and_then(|_| self.record.timeout()).map(|at| (at, "record"));
+        let bell = member.and_then(|_| self.ringer.timeout()).map(|at| (at, "doorbell"));
         let seats = self.seats.timeout().map(|at| (at, "rendezvous"));
-        let members = [record.map(|at| (at, "record")), bell.map(|at| (at, "doorbell"))];
-        seats.into_iter().chain(members.into_iter().flatten()).min()
+        [record, bell, seats].into_iter().flatten().min()
     }
 
     /// How long ago a node last took the record.
@@ -259,11 +255,6 @@ impl Publisher {
     /// Takes what [`Self::export`] gave before the restart.
     pub fn import(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
         self.seqs.import(bytes)
-    }
-
-    fn change_record(&mut self, now: Instant) {
-        let gap = if now < self.started + EARLY { RECORD_GAP.0 } else { RECORD_GAP.1 };
-        self.record.change(gap, &mut self.rng, now);
     }
 
     /// Whether there is anything to tell, anywhere to store it, and a time to store it with.
@@ -357,9 +348,7 @@ impl Publisher {
         match job {
             Job::Bell => self.ringer.end_writing(result, &mut self.rng, now),
             Job::Record => {
-                if ok {
-                    self.published = Some(now);
-                }
+                self.published = if ok { Some(now) } else { self.published };
                 let next = self.next_record(now);
                 self.record.end(ok, next, &mut self.rng, now);
             }
@@ -407,11 +396,7 @@ impl Publisher {
 
 impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher")
-            .field("state", &self.state)
-            .field("endpoints", &self.body.endpoints)
-            .field("offers", &self.seats.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Publisher").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

@@ -133,7 +133,7 @@ impl Mesh {
 
     fn settle_beacons(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        while let Some(beacon) = self.beacons.poll_transmit() {
+        while let Some(beacon) = self.beacons.poll_beacon() {
             self.outputs.push_back(Output::Beacon(beacon));
             busy = true;
         }
@@ -147,16 +147,16 @@ impl Mesh {
     /// A beacon names its sender, or shows that it holds an invite.
     fn handle_nearby(&mut self, nearby: Nearby, now: Instant) {
         match nearby {
-            Nearby::Device { device, address } => {
-                self.directory.accept(device, &[address], Source::Lan, now);
+            Nearby::Member { device, endpoint } => {
+                self.directory.accept(device, &[endpoint], Source::Lan, now);
                 let key = self.bring_member(&device, now);
                 if let Some(peer) = key.and_then(|key| self.peers.touch(key)) {
-                    peer.path.add_remote(address, now);
+                    peer.path.add_remote(endpoint, now);
                 }
             }
-            Nearby::Sponsor { wg, address, .. } => self.meet_sponsor(wg, &[address], now),
-            Nearby::Joiner { invite, address } => {
-                let found = Found::Joiner { invite, endpoints: vec![address] };
+            Nearby::Sponsor { wg, endpoint, .. } => self.meet_sponsor(wg, &[endpoint], now),
+            Nearby::Guest { invite, endpoint } => {
+                let found = Found::Joiner { invite, endpoints: vec![endpoint] };
                 self.handle_found(found, now);
             }
         }

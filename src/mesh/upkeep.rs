@@ -83,7 +83,7 @@ impl Mesh {
             self.directory.set_network(own, secret.clone(), now);
             let id = self.me.identity.id.clone();
             self.publisher.set_network(id, secret.clone(), now);
-            self.beacons.set_secret(secret.clone(), now);
+            self.beacons.set_network(own, secret, now);
         }
     }
 
@@ -292,7 +292,7 @@ impl Mesh {
         }
         self.reach.handle_interfaces(&snapshot, now);
         self.publisher.stir(now);
-        self.beacons.handle_interfaces(&snapshot, now);
+        self.beacons.stir(now);
         self.directory.set_interfaces(&snapshot, now);
         self.directory.stir(now);
         self.me.interfaces = snapshot;
@@ -324,6 +324,7 @@ impl Mesh {
     /// With no live tunnel the doorbell is rung.
     pub(super) fn connections_changed(&mut self, now: Instant) {
         let lonely = !self.peers.iter().any(Peer::is_connected);
+        self.beacons.set_searching(lonely, now);
         self.publisher.set_lonely(lonely, now);
         self.directory.set_lonely(lonely, now);
     }

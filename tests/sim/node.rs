@@ -11,7 +11,12 @@ use ginnel::forward::ingress::{Ingress, Run};
 use ginnel::forward::coalesce::Merge;
 use ginnel::forward::{DropCounters, ForwardingTable, HandshakeGuard, Shared, Upcalls};
 use ginnel::mesh::event::{Input, InterfaceConfig, Output, Persist, RequestId, Ticket};
-use ginnel::mesh::{Mesh, Settings};
+use ginnel::identity::{Identity, RootSecret};
+use ginnel::membership::{Genesis, Logs, SignedOp};
+use ginnel::mesh::ledger::gather;
+use ginnel::mesh::{Mesh, Saved, Settings};
+use ginnel::wire::record::NetworkSecret;
+use ginnel::wire::saved::Intent;
 
 use crate::net::HostId;
 
@@ -48,6 +53,63 @@ pub struct Disk {
     pub files: Vec<Persist>,
     /// Whether writes fail.
     pub full: bool,
+}
+
+impl Disk {
+    /// What a restart reads: the newest of each file, and all ops.
+    pub fn saved(&self) -> Saved {
+        let newest = |wanted: fn(&Persist) -> Option<&[u8]>| {
+            self.files.iter().rev().find_map(wanted).map(<[u8]>::to_vec)
+        };
+        let identity = newest(|file| match file {
+            Persist::Identity(bytes) => Some(bytes),
+            _ => None,
+        });
+        let genesis = newest(|file| match file {
+            Persist::Genesis(bytes) => Some(bytes),
+            _ => None,
+        });
+        let root = newest(|file| match file {
+            Persist::Root(bytes) => Some(bytes),
+            _ => None,
+        });
+        let secret = newest(|file| match file {
+            Persist::Secrets(bytes) => Some(bytes),
+            _ => None,
+        });
+        let cache = newest(|file| match file {
+            Persist::Cache(bytes) => Some(bytes),
+            _ => None,
+        });
+        let intent = newest(|file| match file {
+            Persist::Intent(bytes) => Some(bytes),
+            _ => None,
+        });
+        let genesis = genesis.map(|bytes| Genesis::decode(&bytes).expect("a true genesis"));
+        Saved {
+            identity: Identity::decode(&identity.expect("an identity is written first"))
+                .expect("a true identity"),
+            root: root.map(|seed| RootSecret::from_seed(seed.try_into().expect("32 bytes"))),
+            genesis: genesis.map(|genesis| (self.logs(&genesis), genesis)).map(|(l, g)| (g, l)),
+            secret: secret.and_then(|bytes| NetworkSecret::decode(&bytes)),
+            cache: cache.unwrap_or_default(),
+            intent: Intent::decode(&intent.expect("an intent is written")).expect("a true intent"),
+        }
+    }
+
+    fn logs(&self, genesis: &Genesis) -> Logs {
+        let mut verified = Vec::new();
+        for file in &self.files {
+            let Persist::Ops(ops) = file else { continue };
+            for op in ops {
+                let op = SignedOp::decode(op).and_then(|op| op.verify(&genesis.network_id()));
+                verified.push(op.expect("only true ops are written"));
+            }
+        }
+        let (logs, left) = gather(genesis.root, verified);
+        assert_eq!(left, 0, "every op on disk has a place");
+        logs
+    }
 }
 
 /// What a device wants of the world.

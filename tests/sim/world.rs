@@ -135,8 +135,15 @@ impl World {
         let host = self.net.host(site);
         let device = DeviceNo(self.nodes.len());
         self.nodes.push(Node::new(host, mesh, self.now()));
+        self.present(device);
+        self.schedule(Duration::from_secs(60), Event::Minute(device));
+        device
+    }
+
+    /// Tells a device that starts what there is.
+    fn present(&mut self, device: DeviceNo) {
         let now = self.now();
-        let snapshot = self.interfaces(host);
+        let snapshot = self.interfaces(self.nodes[device.0].host);
         let servers = [self.stun, HostId(self.stun.0 + 1)]
             .map(|server| SocketAddr::from((self.net.address(server), 3478)));
         let node = &mut self.nodes[device.0];
@@ -144,8 +151,6 @@ impl World {
         node.input(Input::Dht(DhtInput::State(ginnel::api::DhtState::Ready, 20)), now);
         node.input(Input::StunServers(servers.to_vec()), now);
         self.settle(device);
-        self.schedule(Duration::from_secs(60), Event::Minute(device));
-        device
     }
 
     fn interfaces(&self, host: HostId) -> InterfaceSnapshot {
@@ -167,6 +172,38 @@ impl World {
         let now = self.now();
         let effects = self.nodes[device.0].send(packet, now);
         self.take_effect(device, effects);
+        self.settle(device);
+    }
+
+    /// Sends a UDP packet of `len` bytes from one device to the overlay address of another.
+    pub fn send_between(&mut self, from: DeviceNo, to: DeviceNo, mark: u8) {
+        let address = |device: DeviceNo| self.nodes[device.0].status(self.now()).this.ipv6;
+        let packet = udp6(address(from), address(to), &[mark; 64]);
+        self.send(from, &packet);
+    }
+
+    /// Whether a packet with this mark came out of a device's interface.
+    pub fn has_received(&self, device: DeviceNo, mark: u8) -> bool {
+        self.nodes[device.0].received.iter().any(|packet| packet.ends_with(&[mark; 64]))
+    }
+
+    /// The power fails; then the device starts again from its disk.
+    pub fn crash_and_restart(&mut self, device: DeviceNo) {
+        let host = self.nodes[device.0].host;
+        let disk = self.nodes[device.0].disk.clone();
+        let (seed, now) = (self.rng.random(), self.now());
+        let mesh = Mesh::restore(disk.saved(), settings(), seed, self.wall(), now);
+        self.nodes[device.0] = Node::new(host, mesh, now);
+        self.nodes[device.0].disk = disk;
+        self.due.remove(&device);
+        self.present(device);
+    }
+
+    /// The device's host moved, or its links changed.
+    pub fn links_changed(&mut self, device: DeviceNo) {
+        let now = self.now();
+        let snapshot = self.interfaces(self.nodes[device.0].host);
+        self.nodes[device.0].input(Input::Interfaces(snapshot), now);
         self.settle(device);
     }
 
@@ -334,4 +371,19 @@ fn binding_success(transaction: [u8; 12], mapped: SocketAddr) -> Vec<u8> {
     message.extend_from_slice(&(mapped.port() ^ 0x2112).to_be_bytes());
     message.extend_from_slice(&(mapped.ip().to_bits() ^ 0x2112_a442).to_be_bytes());
     message
+}
+
+/// A UDP packet over IPv6; nobody looks at its checksum.
+fn udp6(from: std::net::Ipv6Addr, to: std::net::Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(payload.len() + 8).expect("a short payload");
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend_from_slice(&len.to_be_bytes());
+    packet.extend_from_slice(&[17, 64]);
+    packet.extend_from_slice(&from.octets());
+    packet.extend_from_slice(&to.octets());
+    packet.extend_from_slice(&[0x30, 0x39, 0x30, 0x39]);
+    packet.extend_from_slice(&len.to_be_bytes());
+    packet.extend_from_slice(&[0, 0]);
+    packet.extend_from_slice(payload);
+    packet
 }
