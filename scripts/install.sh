@@ -17,14 +17,21 @@ usage: scripts/install.sh [--prefix DIR] [--binary FILE] [--no-start]
 TEXT
 }
 
-die() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
-say() { printf '%s\n' "$*"; }
-
+called_from=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/prepare.sh
+# What become_root runs again, from this folder.
+BASH_ARGV0=$PWD/scripts/install.sh
+arguments=("$@")
 prefix=/usr/local binary='' start=yes uninstall=no purge=no
 while [ $# -gt 0 ]; do
     case $1 in
         --prefix) prefix=${2:?--prefix needs a folder}; shift 2 ;;
-        --binary) binary=${2:?--binary needs a file}; shift 2 ;;
+        --binary)
+            binary=$(cd "$called_from" && realpath -m -- "${2:?--binary needs a file}")
+            arguments+=(--binary "$binary")
+            shift 2
+            ;;
         --no-start) start=no; shift ;;
         --uninstall) uninstall=yes; shift ;;
         --purge) purge=yes; shift ;;
@@ -41,41 +48,31 @@ case $prefix in
 esac
 if [ "$purge" = yes ] && [ "$uninstall" = no ]; then die "--purge goes with --uninstall"; fi
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 unit=/etc/systemd/system/ginnel.service
 bin=$prefix/bin/ginnel
 bash_completion=$prefix/share/bash-completion/completions/ginnel
 zsh_completion=$prefix/share/zsh/site-functions/_ginnel
 fish_completion=$prefix/share/fish/vendor_completions.d/ginnel.fish
 
-# As the user who called, since that is who has a Rust toolchain; sets $binary.
+# Builds as the user who called, who has the Rust toolchain, also where that was `sudo install.sh`;
+# sets $binary.
 build() {
-    local target=${CARGO_TARGET_DIR:-$root/target}
-    local build='cd "$1" && command -v cargo >/dev/null || {
-        echo "install.sh: cargo is missing; install Rust 1.95 or newer: https://rustup.rs" >&2; exit 1; }
-        CARGO_TARGET_DIR=$2 exec cargo build --release --locked'
-    say "building (a few minutes the first time) ..."
-    if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
-        sudo -u "$SUDO_USER" -H bash -lc "$build" bash "$root" "$target" || die "the build failed"
-    else
-        bash -c "PATH=\$PATH:\${HOME:-/root}/.cargo/bin; $build" bash "$root" "$target" ||
-            die "the build failed"
+    if [ -z "${GINNEL_BUILDER:-}" ] && [ "${SUDO_USER:-root}" != root ]; then
+        export GINNEL_BUILDER=$SUDO_USER
+        HOME=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        export HOME
     fi
-    binary=$target/release/ginnel
-}
-
-raise() {
-    [ "$(id -u)" = 0 ] && return
-    command -v sudo >/dev/null || die "this needs root, and there is no sudo: run it as root"
-    say "the rest needs root ..."
-    exec sudo -- "$root/scripts/install.sh" --prefix "$prefix" "$@"
+    install_rust
+    say "Building ginnel (the first time takes some minutes: every dependency is compiled)"
+    builder cargo build --release --locked || die "The build failed; the compiler's words are above."
+    binary=${CARGO_TARGET_DIR:-target}/release/ginnel
 }
 
 has_systemd() { [ -d /run/systemd/system ]; }
 
 # $1 = group
 make_group() {
-    if ! grep -q "^$1:" /etc/group; then groupadd --system "$1"; say "made group $1"; fi
+    if ! grep -q "^$1:" /etc/group; then groupadd --system "$1"; echo "made group $1"; fi
 }
 
 install_files() {
@@ -89,9 +86,9 @@ install_files() {
         chmod 0644 "${!file}"
     done
     install -d -m 0755 "$(dirname "$unit")"
-    sed "s#/usr/local/bin/ginnel#$bin#" "$root/systemd/ginnel.service" >"$unit"
+    sed "s#/usr/local/bin/ginnel#$bin#" systemd/ginnel.service >"$unit"
     chmod 0644 "$unit"
-    say "installed $bin, $unit and completions for bash, zsh and fish"
+    echo "installed $bin, $unit and completions for bash, zsh and fish"
 }
 
 make_users() {
@@ -100,24 +97,24 @@ make_users() {
     if ! grep -q '^ginnel:' /etc/passwd; then
         useradd --system --gid ginnel --no-create-home --home-dir /var/lib/ginnel \
             --shell /usr/sbin/nologin --comment 'ginnel agent' ginnel
-        say "made user ginnel"
+        echo "made user ginnel"
     fi
 }
 
 start_service() {
     if ! has_systemd; then
-        say "there is no systemd here; run the agent yourself: sudo $bin agent"
+        echo "there is no systemd here; run the agent yourself: sudo $bin agent"
         return
     fi
     systemctl daemon-reload
     if [ "$start" = no ]; then
-        say "not started; do that with: sudo systemctl enable --now ginnel"
+        echo "not started; do that with: sudo systemctl enable --now ginnel"
         return
     fi
     systemctl enable --quiet ginnel
     # Also when it runs already: this may be an upgrade.
     systemctl restart ginnel || die "the agent did not start; see: journalctl -u ginnel"
-    say "the agent is running"
+    echo "the agent is running"
 }
 
 next_steps() {
@@ -135,8 +132,8 @@ remove() {
     rm -f "$unit" "$bin" "$bash_completion" "$zsh_completion" "$fish_completion"
     if has_systemd; then systemctl daemon-reload; fi
     if [ "$purge" = no ]; then
-        say "removed. Keys (/var/lib/ginnel), configuration (/etc/ginnel), user and groups are kept;"
-        say "remove them too with: scripts/install.sh --uninstall --purge"
+        echo "removed. Keys (/var/lib/ginnel), configuration (/etc/ginnel), user and groups are kept;"
+        echo "remove them too with: scripts/install.sh --uninstall --purge"
         return
     fi
     rm -rf /var/lib/ginnel /etc/ginnel
@@ -145,18 +142,17 @@ remove() {
     for group in ginnel ginnel-admin; do
         if grep -q "^$group:" /etc/group; then groupdel "$group"; fi
     done
-    say "removed, with keys, configuration, user and groups"
+    echo "removed, with keys, configuration, user and groups"
 }
 
+become_root "${arguments[@]}"
 if [ "$uninstall" = yes ]; then
-    if [ "$purge" = yes ]; then raise --uninstall --purge; else raise --uninstall; fi
     remove
     exit 0
 fi
 if [ -z "$binary" ]; then build; fi
 [ -x "$binary" ] || die "$binary is not a program"
-binary=$(cd "$(dirname "$binary")" && pwd)/$(basename "$binary")
-if [ "$start" = no ]; then raise --binary "$binary" --no-start; else raise --binary "$binary"; fi
+say "Installing below $prefix"
 make_users
 install_files
 start_service

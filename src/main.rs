@@ -33,7 +33,7 @@ fn run_agent(args: AgentArgs, socket: std::path::PathBuf) -> anyhow::Result<Exit
 
 fn run_dht_node(args: DhtArgs) -> anyhow::Result<Exit> {
     start_log(&LogFilter::from_env()?.unwrap_or_default())?;
-    agent::run_dht_node(args.listen, args.bootstrap)?;
+    agent::run_dht_node(args.listen.into(), args.bootstrap)?;
     Ok(Exit::Done)
 }
 

@@ -5,7 +5,7 @@
 //! not: the agent knows them.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -283,9 +283,9 @@ pub struct IpArgs {
 /// `ginnel dht`
 #[derive(Debug, Args)]
 pub struct DhtArgs {
-    /// The UDP address and port to answer at
+    /// The UDP address and port to answer at; the DHT speaks IPv4
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6881")]
-    pub listen: SocketAddr,
+    pub listen: SocketAddrV4,
     /// A node to start from; without one this node is the first of its network
     #[arg(long, value_name = "HOST:PORT", num_args = 1..)]
     pub bootstrap: Vec<HostPort>,

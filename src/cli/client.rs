@@ -22,7 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Answers {
     stream: BufReader<UnixStream>,
-    ended: bool,
 }
 
 /// Sends the request to the agent at `socket`. `patience` is how long each answer may take; `None`
@@ -38,17 +37,17 @@ pub fn ask(
     // An agent that refuses this user answers before it reads: its answer says more than the error.
     let _ = stream.write_all(&line);
     stream.set_read_timeout(patience).map_err(|error| failed(&error))?;
-    Ok(Answers { stream: BufReader::new(stream), ended: false })
+    Ok(Answers { stream: BufReader::new(stream) })
 }
 
 /// Asks something that has one answer. An error of the agent is a [`Failure`].
 pub fn ask_once(socket: &Path, request: &Request) -> Result<Response, Failure> {
-    ask(socket, request, Some(PATIENCE))?.next()
+    ask(socket, request, Some(PATIENCE))?.receive()
 }
 
 impl Answers {
     /// The next answer. An error of the agent, or the end of the stream, is a [`Failure`].
-    pub fn next(&mut self) -> Result<Response, Failure> {
+    pub fn receive(&mut self) -> Result<Response, Failure> {
         let mut line = Vec::new();
         let mut bounded = (&mut self.stream).take(MAX_LINE);
         match bounded.read_until(b'\n', &mut line) {
@@ -67,10 +66,7 @@ impl Answers {
         }
         match serde_json::from_slice::<Response>(&line) {
             Ok(Response::Error(error)) => Err(error.into()),
-            Ok(response) => {
-                self.ended = response.is_final();
-                Ok(response)
-            }
+            Ok(response) => Ok(response),
             Err(error) => Err(Failure::new(
                 Exit::Failed,
                 format!(
@@ -78,11 +74,6 @@ impl Answers {
                 ),
             )),
         }
-    }
-
-    /// Whether the final answer was read.
-    pub fn is_ended(&self) -> bool {
-        self.ended
     }
 
     /// A second handle of the connection, whose `shutdown` ends the stream from another thread.

@@ -53,7 +53,9 @@ fn problems(network: &NetworkStatus) -> Vec<(Check, String)> {
         }
         NetworkState::Joining => return ready(format!("{name} has not admitted this device yet")),
         NetworkState::Down => {
-            return ready(format!("{name} is down; switch it on with: ginnel up {name}"));
+            let hint = format!(" (switch it on with: ginnel up {name})");
+            let detail = if detail.is_empty() { &hint } else { &detail };
+            return vec![(Check::Ready, format!("{name} is down{detail}"))];
         }
         NetworkState::Up => {}
     }

@@ -29,7 +29,7 @@ pub fn run(args: JoinArgs, socket: &Path, out: &mut impl Write) -> Result<(), Fa
     let mut answers = client::ask(socket, &request, Some(args.timeout + GRACE))?;
     let progress = (!args.json).then(Progress::start);
     loop {
-        match answers.next()? {
+        match answers.receive()? {
             Response::JoinStage(stage) => match &progress {
                 Some(progress) => progress.show(&stage),
                 None => print_json(&stage, out)?,

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::args::PingArgs;
 use super::render::{clean, milliseconds, path};
 use super::{Exit, Failure, client, print, print_json, unexpected};
@@ -39,7 +41,7 @@ pub fn run(args: PingArgs, socket: &Path, out: &mut impl Write) -> Result<Exit, 
     let interrupted = end_on_interrupt(answers.handle()?)?;
     let mut tally = Tally::default();
     let summary = loop {
-        match answers.next() {
+        match answers.receive() {
             Ok(Response::Pong(pong)) => {
                 tally.count(&pong);
                 match args.json {
@@ -145,18 +147,21 @@ fn end_on_interrupt(connection: UnixStream) -> Result<Arc<AtomicBool>, Failure> 
     let failed = |error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    // Here and not in the thread: from now on no SIGINT is missed.
+    let mut interrupts = {
+        let _context = runtime.enter();
+        signal(SignalKind::interrupt()).map_err(failed)?
+    };
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     std::thread::spawn(move || {
         runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                flag.store(true, Ordering::Relaxed);
-                // An error means that the connection ended by itself.
-                let _ = connection.shutdown(Shutdown::Both);
-            }
-            if tokio::signal::ctrl_c().await.is_ok() {
-                std::process::exit(130);
-            }
+            interrupts.recv().await;
+            flag.store(true, Ordering::Relaxed);
+            // An error means that the connection ended by itself.
+            let _ = connection.shutdown(Shutdown::Both);
+            interrupts.recv().await;
+            std::process::exit(130);
         });
     });
     Ok(interrupted)
