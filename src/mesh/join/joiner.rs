@@ -13,6 +13,7 @@ use super::event::{JoinerEvent, JoinerKeys};
 use super::words;
 use crate::api::{self, ErrorKind, Stage};
 use crate::identity::WgPublicKey;
+use crate::identity::WgSecret;
 use crate::membership::op::bind;
 use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
@@ -81,6 +82,16 @@ impl Joiner {
         let detail = "looking for a device of the network".to_owned();
         joiner.events.push_back(JoinerEvent::Stage(Stage::Searching, detail));
         joiner
+    }
+
+    /// The invite.
+    pub fn invite(&self) -> &Invite {
+        &self.invite
+    }
+
+    /// The secret half of the invite's guest key.
+    pub fn guest_secret(&self) -> &WgSecret {
+        &self.derived.gk
     }
 
     /// The stage reached so far.
