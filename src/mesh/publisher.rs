@@ -44,8 +44,8 @@ use crate::identity::{DeviceId, IdSecret, WgPublicKey};
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    Bell, DhtKey, EPOCH_SECS, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous,
-    Seat, SignedItem, bell_epoch, bell_key, device_epoch, record_key,
+    Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous, Seat,
+    SignedItem, bell_epoch, bell_key, device_epoch, record_key,
 };
 
 /// How often the record is stored where nothing changes, in seconds; nodes drop items after about
@@ -362,15 +362,12 @@ impl Publisher {
     /// later than just after the last fifth of the epoch begins.
     fn next_record(&mut self, now: Instant) -> Duration {
         let usual = Duration::from_secs(self.rng.random_range(REFRESH_SECS));
-        let (Some((_, device, secret)), Some(wall)) = (&self.network, self.wall) else {
-            return usual;
-        };
-        let time = device_epoch(device, secret, wall.at(now));
-        if time.in_last_fifth() {
-            return usual;
-        }
+        let member = self.network.as_ref().zip(self.wall);
+        let left = member.and_then(|((_, device, secret), wall)| {
+            device_epoch(device, secret, wall.at(now)).until_last_fifth()
+        });
         // One second past the boundary, so that rounding does not fall just before it.
-        usual.min(Duration::from_secs(time.remaining() - EPOCH_SECS / 5 + 1))
+        left.map_or(usual, |secs| usual.min(Duration::from_secs(secs + 1)))
     }
 
     fn set_state(&mut self, state: DhtState, now: Instant) {
