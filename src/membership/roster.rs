@@ -337,7 +337,9 @@ mod tests {
         world.grants(2);
         let mut roster = world.roster();
         let key = device(2).to_string();
-        for text in ["", "devic", "10.71.0.3", "fd00::1", &key[..7], "\u{1b}[2J", &"a".repeat(10_000)] {
+        for text in
+            ["", "devic", "10.71.0.3", "fd00::1", &key[..7], "\u{1b}[2J", &"a".repeat(10_000)]
+        {
             assert_eq!(roster.by_prefix(text), Err(LookupError::Unknown(text.to_owned())));
         }
         let sentence = roster.by_prefix("\u{1b}[2J").unwrap_err().to_string();
