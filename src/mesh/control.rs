@@ -13,7 +13,7 @@ use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
 use crate::membership::{SignedOp, Unverified};
-use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, Secret, VERSION};
+use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, VERSION};
 
 impl Mesh {
     /// A control message came out of a tunnel.
