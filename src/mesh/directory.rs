@@ -399,4 +399,4 @@ impl std::fmt::Debug for Directory {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,19 +12,23 @@ use crate::wire::record::{
 const UNIX: UnixTime = UnixTime(1_800_000_000);
 const INVITE: InviteId = InviteId([4; 16]);
 
-fn secret() -> NetworkSecret {
+/// The network's secret.
+pub(in crate::mesh) fn secret() -> NetworkSecret {
     NetworkSecret::new(1, [0x42; 32])
 }
 
-fn rv() -> Rendezvous {
+/// The rendezvous of an invite.
+pub(in crate::mesh) fn rv() -> Rendezvous {
     Rendezvous::new([6; 32])
 }
 
-fn id(number: u8) -> IdSecret {
+/// The identity of one device.
+pub(in crate::mesh) fn id(number: u8) -> IdSecret {
     IdSecret::from_seed([number; 32])
 }
 
-fn list(texts: &[&str]) -> Vec<SocketAddr> {
+/// Endpoints, parsed.
+pub(in crate::mesh) fn list(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 

@@ -31,10 +31,7 @@ const DAY: u64 = 86_400;
 
 #[test]
 fn a_guest_becomes_a_member_in_three_round_trips_and_a_handshake() {
-    let mut world = World::new(0);
-    let invite = world.invite(0, None);
-    world.guest(&invite, 50, "laptop");
-    world.connect(0, 0);
+    let (mut world, invite) = World::with_laptop();
     world.run(Duration::from_secs(5));
     let guest = &world.guests[0];
     assert_eq!(
@@ -101,10 +98,7 @@ fn while_a_grant_is_being_written_the_second_device_waits() {
 
 #[test]
 fn a_used_invite_is_worthless_a_year_later_too() {
-    let mut world = World::new(0);
-    let invite = world.invite(0, None);
-    world.guest(&invite, 50, "laptop");
-    world.connect(0, 0);
+    let (mut world, invite) = World::with_laptop();
     world.run(Duration::from_secs(5));
     world.pass(12 * 3600);
     world.guest(&invite, 60, "late");
@@ -118,10 +112,7 @@ fn a_used_invite_is_worthless_a_year_later_too() {
 
 #[test]
 fn a_device_whose_answer_was_lost_gets_the_same_answer_again() {
-    let mut world = World::new(0);
-    let invite = world.invite(0, None);
-    world.guest(&invite, 50, "laptop");
-    world.connect(0, 0);
+    let (mut world, invite) = World::with_laptop();
     world.run(Duration::from_secs(5));
     // The joiner was killed before it saved its Grant, and starts again with the keys it kept.
     world.guest(&invite, 50, "laptop");
@@ -152,10 +143,7 @@ fn expired_and_closed_invites_are_refused_with_the_reason() {
 
 #[test]
 fn an_invite_that_expires_between_request_and_proof_admits_nobody() {
-    let mut world = World::new(0);
-    let invite = world.invite(0, None);
-    world.guest(&invite, 50, "laptop");
-    world.connect(0, 0);
+    let (mut world, _) = World::with_laptop();
     world.run(Duration::from_millis(110));
     assert_eq!(world.guests[0].joiner.stage(), Stage::Requested);
     world.pass(DAY + 1);
@@ -565,10 +553,7 @@ fn a_guest_that_talks_nonsense_gets_nothing() {
 
 #[test]
 fn a_joiner_takes_secrets_and_ops_over_its_own_key_only() {
-    let mut world = World::new(0);
-    let invite = world.invite(0, None);
-    world.guest(&invite, 50, "laptop");
-    world.connect(0, 0);
+    let (mut world, _) = World::with_laptop();
     let secret = Control::Secret(Secret::from(&NetworkSecret::new(1, [6; 32])));
     let op = world.offices[0].logs.iter().next().unwrap().signed().encode();
     let ops = Control::Ops(Ops { reply: None, ops: vec![OpBytes(op)] });
@@ -587,10 +572,7 @@ fn a_joiner_takes_secrets_and_ops_over_its_own_key_only() {
 
 #[test]
 fn a_lost_tunnel_is_given_up_and_a_new_one_goes_on() {
-    let mut world = World::new(0);
-    let invite = world.invite(0, None);
-    world.guest(&invite, 50, "laptop");
-    world.connect(0, 0);
+    let (mut world, _) = World::with_laptop();
     world.run(Duration::from_millis(60));
     let now = world.now;
     world.guests[0].joiner.lost(PeerKey(0), now);
@@ -831,6 +813,15 @@ struct World {
 }
 
 impl World {
+    /// One office and its first guest, which holds an invite and stands at the door.
+    fn with_laptop() -> (Self, Invite) {
+        let mut world = Self::new(0);
+        let invite = world.invite(0, None);
+        world.guest(&invite, 50, "laptop");
+        world.connect(0, 0);
+        (world, invite)
+    }
+
     fn new(loss_percent: u32) -> Self {
         Self::seeded(loss_percent, 1)
     }

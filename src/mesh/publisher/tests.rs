@@ -1,27 +1,12 @@
 use rand::SeedableRng;
 
 use super::*;
+use crate::mesh::directory::tests::{id, list, rv, secret};
 use crate::wire::record::{Meeting, Ring, VALUE_LEN};
 
 const UNIX: UnixTime = UnixTime(1_799_992_800);
 const INVITE: InviteId = InviteId([4; 16]);
 const SECOND: Duration = Duration::from_secs(1);
-
-fn secret() -> NetworkSecret {
-    NetworkSecret::new(1, [0x42; 32])
-}
-
-fn rv() -> Rendezvous {
-    Rendezvous::new([6; 32])
-}
-
-fn id(number: u8) -> IdSecret {
-    IdSecret::from_seed([number; 32])
-}
-
-fn list(texts: &[&str]) -> Vec<SocketAddr> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
-}
 
 fn publisher(now: Instant) -> Publisher {
     let mut publisher = Publisher::new(StdRng::seed_from_u64(1), now);

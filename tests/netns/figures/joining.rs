@@ -24,10 +24,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// From `ginnel join` typed on b to the first answer from a, with agents that know nothing yet.
 pub fn across_nats() -> Result<Vec<Figure>> {
     let times = rounds(|world| {
-        world.add_servers()?;
-        let left = world.router("left", Nat::PortRestricted)?;
-        let right = world.router("right", Nat::PortRestricted)?;
-        join_to_ping(world.host("a", &left.lan)?, world.host("b", &right.lan)?)
+        let (a, b) = behind_nats(world)?;
+        join_to_ping(a, b)
     })?;
     let times = seconds(&times);
     let raw = json!({ "seconds": times });
@@ -66,10 +64,7 @@ pub fn on_a_lan() -> Result<Vec<Figure>> {
 /// As [`across_nats`]; from the start of the killed agent to the first answer.
 pub fn after_a_kill() -> Result<Vec<Figure>> {
     let times = rounds(|world| {
-        world.add_servers()?;
-        let left = world.router("left", Nat::PortRestricted)?;
-        let right = world.router("right", Nat::PortRestricted)?;
-        let (mut a, mut b) = (world.host("a", &left.lan)?, world.host("b", &right.lan)?);
+        let (mut a, mut b) = behind_nats(world)?;
         a.start()?;
         b.start()?;
         b.join(&a.create("home")?.invite)?;
@@ -94,6 +89,13 @@ pub fn after_a_kill() -> Result<Vec<Figure>> {
         ),
         Figure::note("… the slowest of them", format!("{slowest:.2} s"), json!(slowest)),
     ])
+}
+
+fn behind_nats(world: &mut World) -> Result<(Host, Host)> {
+    world.add_servers()?;
+    let left = world.router("left", Nat::PortRestricted)?;
+    let right = world.router("right", Nat::PortRestricted)?;
+    Ok((world.host("a", &left.lan)?, world.host("b", &right.lan)?))
 }
 
 fn join_to_ping(mut a: Host, mut b: Host) -> Result<Duration> {
