@@ -13,7 +13,7 @@ use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
 use crate::membership::{SignedOp, Unverified};
-use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, Secret, VERSION};
+use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, VERSION};
 
 impl Mesh {
     /// A control message came out of a tunnel.
@@ -74,8 +74,9 @@ impl Mesh {
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
             (Control::Goodbye(_), true) => self.drop_peer(key, now),
-            // Introductions through a shared member come with relays; what a member may not say
-            // is no news.
+            (Control::Introduce(asked), true) => self.hear_introduce((key, device), asked, now),
+            (Control::Introduced(introduction), true) => self.hear_introduced(introduction, now),
+            // What a member may not say, and what a later version says, is no news.
             _ => {}
         }
         Ok(())
@@ -131,6 +132,7 @@ impl Mesh {
         self.tell_secret(key, now);
         self.tell_endpoints(key, now);
         self.send_waiting(key, now);
+        self.seek_introductions(now);
         self.connections_changed(now);
     }
 
@@ -184,8 +186,7 @@ impl Mesh {
     }
 
     fn tell_endpoints(&mut self, key: PeerKey, now: Instant) {
-        let endpoints = self.reach.endpoints();
-        let at = Endpoints { seq: self.unix(now).0, endpoints, nat: 0 };
+        let at = self.own_endpoints(now);
         self.tell(key, &Control::Endpoints(at), now);
     }
 

@@ -54,6 +54,7 @@ mod admission;
 mod clients;
 mod control;
 mod founding;
+mod introductions;
 mod ping;
 mod requests;
 mod sessions;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::greeting::Greeting;
+use super::introductions::Asking;
 use super::key::PeerKey;
 use super::path::PathAgent;
 use crate::forward::PeerSlot;
@@ -67,6 +68,8 @@ pub struct Peer {
     pub wanted_until: Instant,
     /// When to start a handshake if there is no session by then.
     pub handshake_at: Option<Instant>,
+    /// When members are asked to introduce it.
+    pub asking: Asking,
     /// When it came into use.
     pub born: Instant,
     waiting: VecDeque<(Instant, Vec<u8>)>,
@@ -98,6 +101,7 @@ impl Peer {
             neighbour: false,
             wanted_until: born,
             handshake_at: None,
+            asking: Asking::start(born),
             born,
             waiting: VecDeque::new(),
         }

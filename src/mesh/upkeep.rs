@@ -176,6 +176,7 @@ impl Mesh {
             peer.path.restart(now);
             self.say_hello(key, now);
         }
+        self.seek_introduction(key, now);
         let Some(peer) = self.peers.touch(key) else { return };
         let need = peer.need(now);
         let (demand, next) = match need {
@@ -197,7 +198,10 @@ impl Mesh {
     /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due.
     pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
         let Some(peer) = self.peers.get(key) else { return };
-        let due = [peer.handshake_at, peer.greeting.again_at()].into_iter().flatten();
+        let asking = peer.path.primary().is_none().then(|| peer.asking.due());
+        let due = [peer.handshake_at, peer.greeting.again_at(), asking].into_iter().flatten();
+        // What could not be done when it was due is tried at the next look.
+        let due = due.filter(|at| *at > self.last_now);
         let due = due.fold(latest, Instant::min);
         self.deadlines.set(Timer::Peer(key), Some((due, "a peer's needs are looked at")));
     }
