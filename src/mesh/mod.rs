@@ -163,6 +163,7 @@ pub struct Me {
 }
 
 /// The side of joining that this device is on.
+#[expect(clippy::large_enum_variant, reason = "there is one, as long-lived as the mesh")]
 enum Joins {
     /// A member: admits others, where it is an admin.
     Sponsor(Sponsor),
