@@ -26,6 +26,10 @@ impl Mesh {
         let peer = self.peers.get(key).ok_or(InputError::Stranger)?;
         match peer.who {
             Who::Member(device) => self.hear_member(key, device, bytes, now),
+            Who::Removed(device) => {
+                self.dismiss(key, device, now);
+                Ok(())
+            }
             Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => {
                 let message = Control::decode(bytes).map_err(|_| InputError::Malformed)?;
                 self.hear_joining(key, &message, now)
@@ -59,6 +63,7 @@ impl Mesh {
                     self.member_proven(key, device, now);
                 }
             }
+            (Control::Ops(ops), false) => self.hear_removal(ops, now),
             // A joined device or a lost packet: the other side thinks that we know it already.
             (_, false) => self.say_hello(key, now),
             (Control::Heads(_) | Control::Fetch(_) | Control::Ops(_), true) => {

@@ -44,6 +44,8 @@ pub enum Who {
     Sponsor,
     /// A sponsor, under the new key of this device.
     Admitter,
+    /// A device that was removed and may not know it.
+    Removed(DeviceId),
 }
 
 /// One device in use.
@@ -109,14 +111,14 @@ impl Peer {
 
     /// Whether this side ever starts a handshake: a guest's key only ever knocks.
     pub fn initiates(&self) -> bool {
-        !matches!(self.who, Who::Guest(_) | Who::Applicant)
+        !matches!(self.who, Who::Guest(_) | Who::Applicant | Who::Removed(_))
     }
 
     /// The member it is, where it is one.
     pub fn device(&self) -> Option<DeviceId> {
         match self.who {
             Who::Member(device) => Some(device),
-            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter | Who::Removed(_) => None,
         }
     }
 
