@@ -10,9 +10,11 @@
 //! Needs root, `/dev/net/tun` and the programs of [`TOOLS`]; where something is missing, tests are
 //! reported as ignored with the reason, never as passed. `GINNEL_NETNS=off` ignores them too;
 //! `GINNEL_BIN` names another binary than the one Cargo built.
-//!
-//! The clock is read here and threads are started: a lab is neither simulated nor on a hot path.
-#![allow(clippy::disallowed_methods)]
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the clock and starts threads: a lab is neither simulated nor on a hot path"
+)]
 
 mod demo;
 mod figures;

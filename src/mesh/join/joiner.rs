@@ -9,17 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Step};
+use super::claimant::Claimant;
 use super::event::{JoinerEvent, JoinerKeys};
 use super::words;
 use crate::api::{self, ErrorKind, Stage};
-use crate::identity::WgPublicKey;
-use crate::identity::WgSecret;
-use crate::membership::op::bind;
-use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp};
+use crate::identity::{WgPublicKey, WgSecret};
+use crate::membership::{DeviceName, Invite, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
-use crate::wire::control::join::{
-    JoinClaim, JoinHello, JoinOffer, JoinProve, JoinRequest, JoinScene, Refusal,
-};
+use crate::wire::control::join::{JoinOffer, Refusal};
 use crate::wire::control::{Control, Nonce};
 
 /// Sponsors that are tried at once: as many as publish at an invite's rendezvous.
@@ -34,11 +31,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Is let in.
 pub struct Joiner {
-    invite: Invite,
-    derived: InviteKeys,
-    keys: JoinerKeys,
-    name: DeviceName,
-    nonce: Nonce,
+    claimant: Claimant,
     attempts: BTreeMap<PeerKey, Attempt>,
     /// In the order in which their tunnels came to stand; the first is asked.
     queue: VecDeque<PeerKey>,
@@ -63,11 +56,7 @@ impl Joiner {
         gives_up: Instant,
     ) -> Self {
         let mut joiner = Self {
-            derived: invite.keys(),
-            invite,
-            keys,
-            name,
-            nonce,
+            claimant: Claimant { derived: invite.keys(), invite, keys, name, nonce },
             attempts: BTreeMap::new(),
             queue: VecDeque::new(),
             spent: BTreeSet::new(),
@@ -86,12 +75,12 @@ impl Joiner {
 
     /// The invite.
     pub fn invite(&self) -> &Invite {
-        &self.invite
+        &self.claimant.invite
     }
 
     /// The secret half of the invite's guest key.
     pub fn guest_secret(&self) -> &WgSecret {
-        &self.derived.gk
+        &self.claimant.derived.gk
     }
 
     /// The stage reached so far.
@@ -158,10 +147,10 @@ impl Joiner {
         let Some(guest) = self.attempt_of(from).filter(|_| !self.over) else { return };
         match message {
             Control::JoinOffer(part) if from == guest => self.offered(guest, part, now),
-            Control::JoinAccepted(accepted) if accepted.id == self.keys.id.public() => {
+            Control::JoinAccepted(accepted) if accepted.id == self.claimant.keys.id.public() => {
                 self.accepted(guest, now);
             }
-            Control::JoinGranted(granted) if granted.id == self.keys.id.public() => {
+            Control::JoinGranted(granted) if granted.id == self.claimant.keys.id.public() => {
                 self.granted(guest, from, now);
             }
             Control::JoinRefused(refused) => self.refused(guest, refused.reason, now),
@@ -178,8 +167,8 @@ impl Joiner {
 
     /// The owner's roster changed: with this device in it, the join is as good as done.
     pub fn roster_changed(&mut self, roster: &Roster) {
-        let me = roster.get(&self.keys.id.public());
-        if let Some(me) = me.filter(|me| !self.over && me.wg == self.keys.wg) {
+        let me = roster.get(&self.claimant.keys.id.public());
+        if let Some(me) = me.filter(|me| !self.over && me.wg == self.claimant.keys.wg) {
             let detail = format!("the network knows this device as \"{}\"", me.name);
             self.reach_stage(Stage::Admitted, &detail);
             self.grace_ends = None;
@@ -248,11 +237,11 @@ impl Joiner {
 
     fn offered(&mut self, guest: PeerKey, part: &JoinOffer, now: Instant) {
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
-        if !matches!(attempt.step, Step::Hello) || part.guest_nonce != self.nonce {
+        if !matches!(attempt.step, Step::Hello) || part.guest_nonce != self.claimant.nonce {
             return;
         }
         let Some(nonce) = attempt.parts.add(part) else { return };
-        match attempt.parts.verify(&self.invite.network, &attempt.sponsor) {
+        match attempt.parts.verify(&self.claimant.invite.network, &attempt.sponsor) {
             Ok(shown) => {
                 attempt.enter(Step::Request { sponsor: shown.sponsor, nonce }, now);
                 self.send(guest, now);
@@ -320,38 +309,10 @@ impl Joiner {
     /// Sends the request of the attempt's step, and sets when it is repeated.
     fn send(&mut self, guest: PeerKey, now: Instant) {
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
-        let invite = self.derived.id;
-        let id = self.keys.id.public();
-        let (to, message) = match attempt.step {
-            Step::Hello => (guest, Control::JoinHello(JoinHello { invite, nonce: self.nonce })),
-            Step::Request { nonce, .. } => {
-                let scene = JoinScene {
-                    sponsor: attempt.sponsor,
-                    guest_nonce: self.nonce,
-                    sponsor_nonce: nonce,
-                };
-                (guest, Control::JoinRequest(Box::new(self.request(&scene))))
-            }
-            Step::Prove { peer, .. } => (peer, Control::JoinProve(JoinProve { invite, id })),
-            Step::Queued | Step::Switch { .. } | Step::Granted { .. } => return,
-        };
-        if let Some(attempt) = self.attempts.get_mut(&guest) {
+        if let Some((to, message)) = self.claimant.message(guest, attempt) {
             attempt.sent(now);
+            self.outbox.push_back((to, message));
         }
-        self.outbox.push_back((to, message));
-    }
-
-    fn request(&self, scene: &JoinScene) -> JoinRequest {
-        let network = &self.invite.network;
-        let claim = JoinClaim {
-            invite: self.derived.id,
-            id: self.keys.id.public(),
-            wg: self.keys.wg,
-            admin: self.keys.admin,
-            name: self.name.clone(),
-            bind_sig: bind(&self.keys.id, &self.keys.wg, network),
-        };
-        JoinRequest::sign(claim, scene, network, &self.derived.ik, &self.keys.id)
     }
 
     /// The answer did not come: asks again, or the next sponsor.
