@@ -39,8 +39,8 @@ pub fn run(file: Option<&Path>, part: &str) -> Result<()> {
         ("joining across two NATs", joining::across_nats),
         ("joining on one LAN", joining::on_a_lan),
         ("coming back after kill -9", joining::after_a_kill),
-        ("idling with ten peers", idle::ten_peers),
         ("one TCP stream", throughput::one_stream),
+        ("idling with ten peers", idle::ten_peers),
     ];
     println!("| figure | measured | promised | holds |\n|---|---|---|---|");
     let mut all = Vec::new();
