@@ -2,7 +2,7 @@
 //!
 //! Three things are stored:
 //!
-//! * its **record**: at once when it first has endpoints; then 300–500 ms after a change, at most
+//! * its **record**: at once when it first has endpoints (300 ms later without a public one); then 300–500 ms after a change, at most
 //!   once a minute (in the first minutes after a start, a join or an own address change, every
 //!   3 s); otherwise every 45–75 minutes. In the last fifth of an epoch it is stored under the
 //!   next epoch's key too, so that readers on either side of the change find it.
@@ -20,20 +20,18 @@
 //! Every [`DhtInput`] goes in, as looked-up values are news here too; then drain
 //! [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
 
-mod outbox;
 mod post;
 mod ringer;
 mod seats;
 mod seqs;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use outbox::{Job, Outbox};
 use post::Post;
 use ringer::Ringer;
 use seats::Seats;
@@ -61,8 +59,21 @@ const EARLY: Duration = Duration::from_secs(180);
 /// The least time between two stores of the record for a change, early and later.
 const RECORD_GAP: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 
+/// How long the first addresses wait for a public one before anything is stored: local ones are known
+/// at once and STUN answers within a round trip or two, while an item stored without its answers
+/// stands until the next store may follow, seconds later, and nobody outside the LAN can use it.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+
 /// After the DHT came back, within how many milliseconds everything is stored again.
 const RETURN_SPREAD_MS: std::ops::Range<u64> = 0..2000;
+
+/// What a store is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Record,
+    Bell,
+    Seat(InviteId),
+}
 
 /// What this device stores, and when.
 pub struct Publisher {
@@ -76,9 +87,13 @@ pub struct Publisher {
     seats: Seats,
     ringer: Ringer,
     seqs: Seqs,
-    outbox: Outbox,
+    jobs: BTreeMap<DhtKey, Job>,
+    items: VecDeque<SignedItem>,
+    reads: VecDeque<DhtKey>,
     /// When the first minutes began.
     started: Instant,
+    /// Nothing is stored before this: the first addresses wait for a public one.
+    hold: Instant,
     /// When the record was last taken by a node.
     published: Option<Instant>,
     rng: StdRng,
@@ -98,8 +113,11 @@ impl Publisher {
             seats: Seats::default(),
             ringer: Ringer::default(),
             seqs: Seqs::default(),
-            outbox: Outbox::default(),
+            jobs: BTreeMap::new(),
+            items: VecDeque::new(),
+            reads: VecDeque::new(),
             started: now,
+            hold: now,
             published: None,
             rng,
             last_now: now,
@@ -124,6 +142,11 @@ impl Publisher {
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
         let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
         let changed = set(&self.body.endpoints) != set(endpoints);
+        if endpoints.iter().any(is_public_ipv4) {
+            self.hold = now;
+        } else if self.body.endpoints.is_empty() && changed {
+            self.hold = now + FIRST_WAIT;
+        }
         self.body.endpoints = endpoints.to_vec();
         if changed {
             let gap = if now < self.started + EARLY { RECORD_GAP.0 } else { RECORD_GAP.1 };
@@ -187,7 +210,7 @@ impl Publisher {
     /// Leaves the rendezvous of an invite; what is stored there runs out by itself.
     pub fn withdraw(&mut self, invite: &InviteId, now: Instant) {
         self.seats.leave(invite);
-        self.outbox.forget(Job::Seat(*invite));
+        self.jobs.retain(|_, job| *job != Job::Seat(*invite));
         self.pump(now);
     }
 
@@ -209,17 +232,17 @@ impl Publisher {
 
     /// The next item to store.
     pub fn poll_publish(&mut self) -> Option<SignedItem> {
-        self.outbox.next_item()
+        self.items.pop_front()
     }
 
     /// The next key to look up: to read before writing.
     pub fn poll_lookup(&mut self) -> Option<DhtKey> {
-        self.outbox.next_read()
+        self.reads.pop_front()
     }
 
     /// When [`Self::handle_timeout`] is due, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        if !self.outbox.is_empty() {
+        if !self.items.is_empty() || !self.reads.is_empty() {
             return Some((self.last_now, "publisher output"));
         }
         if !self.can_store() {
@@ -229,7 +252,8 @@ impl Publisher {
         let record = member.and_then(|_| self.record.timeout()).map(|at| (at, "record"));
         let bell = member.and_then(|_| self.ringer.timeout()).map(|at| (at, "doorbell"));
         let seats = self.seats.timeout().map(|at| (at, "rendezvous"));
-        [record, bell, seats].into_iter().flatten().min()
+        let first = [record, bell, seats].into_iter().flatten().min();
+        first.map(|(at, reason)| (at.max(self.hold), reason))
     }
 
     /// How long ago a node last took the record.
@@ -254,12 +278,12 @@ impl Publisher {
 
     fn pump(&mut self, now: Instant) {
         self.last_now = now;
-        let Some(wall) = self.wall.filter(|_| self.can_store()) else { return };
+        let Some(wall) = self.wall.filter(|_| self.can_store() && now >= self.hold) else { return };
         let unix = wall.at(now);
         self.store_record(unix, now);
         self.store_seats(unix, now);
         if self.network.is_some() && self.ringer.take_read(now) {
-            self.bell(now).into_iter().for_each(|(_, _, key)| self.outbox.read(key));
+            self.reads.extend(self.bell(now).map(|(_, _, key)| key));
         }
     }
 
@@ -282,7 +306,8 @@ impl Publisher {
             let key = record_key(device, secret, epoch).expect("an own key is a usable key");
             let content = (&self.body, self.seqs.next(key, unix));
             let item = Record::seal(id, secret, epoch, content, self.rng.random());
-            self.outbox.store(Job::Record, item);
+            self.jobs.insert(item.key, Job::Record);
+            self.items.push_back(item);
         }
     }
 
@@ -290,7 +315,8 @@ impl Publisher {
         let told = &self.body.endpoints;
         let items = self.seats.store(told, &mut self.seqs, &mut self.rng, (unix, now));
         for (invite, item) in items {
-            self.outbox.store(Job::Seat(invite), item);
+            self.jobs.insert(item.key, Job::Seat(invite));
+            self.items.push_back(item);
         }
     }
 
@@ -322,17 +348,18 @@ impl Publisher {
         let own = (*device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
             let item = draft.seal(secret, epoch, unix, self.rng.random());
-            self.outbox.store(Job::Bell, item);
+            self.jobs.insert(item.key, Job::Bell);
+            self.items.push_back(item);
         } else {
             self.ringer.follow_up(&mut self.rng, now);
         }
     }
 
     fn end_store(&mut self, key: DhtKey, result: Result<u32, PublishError>, now: Instant) {
-        let Some(job) = self.outbox.answered(key) else { return };
+        let Some(job) = self.jobs.remove(&key) else { return };
         let ok = result.is_ok();
         if result == Err(PublishError::NotMostRecent) && job != Job::Bell {
-            self.outbox.read(key);
+            self.reads.push_back(key);
         }
         match job {
             Job::Bell => self.ringer.end_writing(result, &mut self.rng, now),
@@ -360,7 +387,9 @@ impl Publisher {
     fn set_state(&mut self, state: DhtState, now: Instant) {
         let before = std::mem::replace(&mut self.state, state);
         if state == DhtState::Off {
-            self.outbox.clear();
+            self.items.clear();
+            self.reads.clear();
+            self.jobs.clear();
             self.record.ground(now);
             self.ringer.ground(now);
             self.seats.posts().for_each(|post| post.ground(now));
@@ -376,6 +405,14 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Whether hosts elsewhere may reach this: what NATs hand out inside is no such address.
+fn is_public_ipv4(endpoint: &SocketAddr) -> bool {
+    let IpAddr::V4(address) = endpoint.ip() else { return false };
+    let [a, b, ..] = address.octets();
+    let carrier = a == 100 && b & 0xc0 == 64;
+    !(address.is_private() || address.is_link_local() || address.is_loopback() || carrier)
 }
 
 impl std::fmt::Debug for Publisher {

@@ -4,7 +4,7 @@
 //! cargo test --test netns                        all scenarios, two at once
 //! cargo test --test netns -- two_nats            those with "two_nats" in their name
 //! cargo test --test netns -- --demo              a private LAN forms, told in plain words
-//! cargo test --test netns -- --figures [FILE]    join, recovery and idle figures; JSON to FILE
+//! cargo test --test netns -- --figures [FILE [PART]]    measurements; JSON to FILE
 //! ```
 //!
 //! Needs root, `/dev/net/tun` and the programs of [`TOOLS`]; where something is missing, tests are
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         remove_leftovers();
         let done = match mode {
             "--demo" => in_world(demo::run),
-            _ => figures::run(words.get(1).map(Path::new)),
+            _ => figures::run(words.get(1).map(Path::new), words.get(2).map_or("", String::as_str)),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,
