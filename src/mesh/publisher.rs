@@ -20,23 +20,26 @@
 //! Every [`DhtInput`] goes in, as looked-up values are news here too; then drain
 //! [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
 
+mod outbox;
 mod post;
 mod ringer;
 mod seats;
 mod seqs;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use outbox::{Job, Outbox};
 use post::Post;
 use ringer::Ringer;
 use seats::Seats;
 use seqs::Seqs;
 
+use super::candidate::is_public;
 use super::event::{DhtInput, PublishError};
 use super::wall::Wall;
 use crate::api::DhtState;
@@ -67,14 +70,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// After the DHT came back, within how many milliseconds everything is stored again.
 const RETURN_SPREAD_MS: std::ops::Range<u64> = 0..2000;
 
-/// What a store is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
-    Record,
-    Bell,
-    Seat(InviteId),
-}
-
 /// What this device stores, and when.
 pub struct Publisher {
     network: Option<(IdSecret, DeviceId, NetworkSecret)>,
@@ -87,9 +82,7 @@ pub struct Publisher {
     seats: Seats,
     ringer: Ringer,
     seqs: Seqs,
-    jobs: BTreeMap<DhtKey, Job>,
-    items: VecDeque<SignedItem>,
-    reads: VecDeque<DhtKey>,
+    outbox: Outbox,
     /// When the first minutes began.
     started: Instant,
     /// Nothing is stored before this: the first addresses wait for a public one.
@@ -113,9 +106,7 @@ impl Publisher {
             seats: Seats::default(),
             ringer: Ringer::default(),
             seqs: Seqs::default(),
-            jobs: BTreeMap::new(),
-            items: VecDeque::new(),
-            reads: VecDeque::new(),
+            outbox: Outbox::default(),
             started: now,
             hold: now,
             published: None,
@@ -142,7 +133,7 @@ impl Publisher {
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
         let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
         let changed = set(&self.body.endpoints) != set(endpoints);
-        if endpoints.iter().any(is_public_ipv4) {
+        if endpoints.iter().any(|at| at.is_ipv4() && is_public(at)) {
             self.hold = now;
         } else if self.body.endpoints.is_empty() && changed {
             self.hold = now + FIRST_WAIT;
@@ -210,7 +201,7 @@ impl Publisher {
     /// Leaves the rendezvous of an invite; what is stored there runs out by itself.
     pub fn withdraw(&mut self, invite: &InviteId, now: Instant) {
         self.seats.leave(invite);
-        self.jobs.retain(|_, job| *job != Job::Seat(*invite));
+        self.outbox.forget(Job::Seat(*invite));
         self.pump(now);
     }
 
@@ -232,17 +223,17 @@ impl Publisher {
 
     /// The next item to store.
     pub fn poll_publish(&mut self) -> Option<SignedItem> {
-        self.items.pop_front()
+        self.outbox.next_item()
     }
 
     /// The next key to look up: to read before writing.
     pub fn poll_lookup(&mut self) -> Option<DhtKey> {
-        self.reads.pop_front()
+        self.outbox.next_read()
     }
 
     /// When [`Self::handle_timeout`] is due, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        if !self.items.is_empty() || !self.reads.is_empty() {
+        if !self.outbox.is_empty() {
             return Some((self.last_now, "publisher output"));
         }
         if !self.can_store() {
@@ -283,7 +274,7 @@ impl Publisher {
         self.store_record(unix, now);
         self.store_seats(unix, now);
         if self.network.is_some() && self.ringer.take_read(now) {
-            self.reads.extend(self.bell(now).map(|(_, _, key)| key));
+            self.bell(now).into_iter().for_each(|(_, _, key)| self.outbox.read(key));
         }
     }
 
@@ -306,8 +297,7 @@ impl Publisher {
             let key = record_key(device, secret, epoch).expect("an own key is a usable key");
             let content = (&self.body, self.seqs.next(key, unix));
             let item = Record::seal(id, secret, epoch, content, self.rng.random());
-            self.jobs.insert(item.key, Job::Record);
-            self.items.push_back(item);
+            self.outbox.store(Job::Record, item);
         }
     }
 
@@ -315,8 +305,7 @@ impl Publisher {
         let told = &self.body.endpoints;
         let items = self.seats.store(told, &mut self.seqs, &mut self.rng, (unix, now));
         for (invite, item) in items {
-            self.jobs.insert(item.key, Job::Seat(invite));
-            self.items.push_back(item);
+            self.outbox.store(Job::Seat(invite), item);
         }
     }
 
@@ -348,18 +337,17 @@ impl Publisher {
         let own = (*device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
             let item = draft.seal(secret, epoch, unix, self.rng.random());
-            self.jobs.insert(item.key, Job::Bell);
-            self.items.push_back(item);
+            self.outbox.store(Job::Bell, item);
         } else {
             self.ringer.follow_up(&mut self.rng, now);
         }
     }
 
     fn end_store(&mut self, key: DhtKey, result: Result<u32, PublishError>, now: Instant) {
-        let Some(job) = self.jobs.remove(&key) else { return };
+        let Some(job) = self.outbox.answered(key) else { return };
         let ok = result.is_ok();
         if result == Err(PublishError::NotMostRecent) && job != Job::Bell {
-            self.reads.push_back(key);
+            self.outbox.read(key);
         }
         match job {
             Job::Bell => self.ringer.end_writing(result, &mut self.rng, now),
@@ -387,9 +375,7 @@ impl Publisher {
     fn set_state(&mut self, state: DhtState, now: Instant) {
         let before = std::mem::replace(&mut self.state, state);
         if state == DhtState::Off {
-            self.items.clear();
-            self.reads.clear();
-            self.jobs.clear();
+            self.outbox.clear();
             self.record.ground(now);
             self.ringer.ground(now);
             self.seats.posts().for_each(|post| post.ground(now));
@@ -404,20 +390,6 @@ impl Publisher {
                 }
             }
         }
-    }
-}
-
-/// Whether hosts elsewhere may reach this: what NATs hand out inside is no such address.
-fn is_public_ipv4(endpoint: &SocketAddr) -> bool {
-    let IpAddr::V4(address) = endpoint.ip() else { return false };
-    let [a, b, ..] = address.octets();
-    let carrier = a == 100 && b & 0xc0 == 64;
-    !(address.is_private() || address.is_link_local() || address.is_loopback() || carrier)
-}
-
-impl std::fmt::Debug for Publisher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

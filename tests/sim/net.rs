@@ -45,6 +45,12 @@ impl NatKind {
         filtering: Filtering::AddressAndPortDependent,
         expiry: Duration::from_secs(120),
     };
+    /// Everybody may use a mapping.
+    pub const FULL_CONE: Self =
+        Self { filtering: Filtering::EndpointIndependent, ..Self::PORT_RESTRICTED };
+    /// Whoever was sent to may use it, from any port.
+    pub const ADDRESS_RESTRICTED: Self =
+        Self { filtering: Filtering::AddressDependent, ..Self::PORT_RESTRICTED };
     /// A NAT that no hole can be punched in from another of its kind.
     pub const SYMMETRIC: Self =
         Self { mapping: Mapping::EndpointDependent, ..Self::PORT_RESTRICTED };
