@@ -3,7 +3,7 @@
 //! Up to four sponsors are reached at once; the first whose tunnel stands is asked, the others wait.
 //! A sponsor that falls silent, or cannot admit, makes room for the next. What a proven sponsor says
 //! of the invite itself (used, expired, closed) ends the join at once. A sponsor that shows another
-//! network ends it too, unless a better one comes within [`GRACE`].
+//! network ends it too, unless a better one comes within `GRACE`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -61,7 +61,8 @@ impl Joiner {
         nonce: Nonce,
         gives_up: Instant,
     ) -> Self {
-        let mut joiner = Self {
+        let detail = "looking for a device of the network".to_owned();
+        Self {
             derived: invite.keys(),
             invite,
             keys,
@@ -76,11 +77,8 @@ impl Joiner {
             gives_up,
             over: false,
             outbox: VecDeque::new(),
-            events: VecDeque::new(),
-        };
-        let detail = "looking for a device of the network".to_owned();
-        joiner.events.push_back(JoinerEvent::Stage(Stage::Searching, detail));
-        joiner
+            events: VecDeque::from([JoinerEvent::Stage(Stage::Searching, detail)]),
+        }
     }
 
     /// The stage reached so far.
@@ -145,6 +143,7 @@ impl Joiner {
     /// Handles a message that came through one of this join's tunnels.
     pub fn handle(&mut self, from: PeerKey, message: &Control, now: Instant) {
         let Some(guest) = self.attempt_of(from).filter(|_| !self.over) else { return };
+        // What is not the guest's tunnel is the new key's, to a sponsor that proved itself.
         match message {
             Control::JoinOffer(part) if from == guest => self.offered(guest, part, now),
             Control::JoinAccepted(accepted) if accepted.id == self.keys.id.public() => {
@@ -154,11 +153,11 @@ impl Joiner {
                 self.granted(guest, from, now);
             }
             Control::JoinRefused(refused) => self.refused(guest, refused.reason, now),
-            Control::Ops(ops) if self.is_proven(guest, from) => {
+            Control::Ops(ops) if from != guest => {
                 let ops = ops.ops.iter().filter_map(|wire| SignedOp::decode(&wire.0).ok());
                 self.events.push_back(JoinerEvent::Ops(ops.collect()));
             }
-            Control::Secret(secret) if self.is_proven(guest, from) => {
+            Control::Secret(secret) if from != guest => {
                 self.events.push_back(JoinerEvent::Secret(secret.into()));
             }
             _ => {}
@@ -205,8 +204,7 @@ impl Joiner {
         let repeats = self.attempts.values().filter_map(Attempt::deadline);
         let repeats = repeats.map(|at| (at, "join: repeat a request"));
         let grace = self.grace_ends.map(|at| (at, "join: no other sponsor"));
-        let end = std::iter::once((self.gives_up, "join: give up"));
-        repeats.chain(grace).chain(end).min()
+        repeats.chain(grace).chain([(self.gives_up, "join: give up")]).min()
     }
 
     /// Repeats requests, and gives up.
@@ -395,15 +393,9 @@ impl Joiner {
 
     /// The attempt that a tunnel belongs to.
     fn attempt_of(&self, peer: PeerKey) -> Option<PeerKey> {
-        if self.attempts.contains_key(&peer) {
-            return Some(peer);
-        }
-        let own = |attempt: &Attempt| attempt.own_tunnel() == Some(peer);
-        self.attempts.iter().find(|(_, attempt)| own(attempt)).map(|(guest, _)| *guest)
-    }
-
-    /// Whether `peer` is the new key's tunnel to a sponsor that proved itself.
-    fn is_proven(&self, guest: PeerKey, peer: PeerKey) -> bool {
-        self.attempts.get(&guest).is_some_and(|attempt| attempt.own_tunnel() == Some(peer))
+        let leads = |(guest, attempt): (&PeerKey, &Attempt)| {
+            (*guest == peer || attempt.own_tunnel() == Some(peer)).then_some(*guest)
+        };
+        self.attempts.iter().find_map(leads)
     }
 }

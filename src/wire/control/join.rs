@@ -75,7 +75,7 @@ pub struct JoinRequest {
     pub claim: JoinClaim,
     /// The nonce of the guest's `JoinHello`; the sponsor's answer to it is under both signatures.
     pub guest_nonce: Nonce,
-    /// By the invite's key over [`JoinClaim::text`].
+    /// By the invite's key over `JoinClaim::text`.
     pub by_invite: Signature,
     /// By the new device's key over the same text.
     pub by_device: Signature,
