@@ -212,13 +212,9 @@ impl Joiner {
         if self.over {
             return;
         }
-        let due: Vec<PeerKey> = self
-            .attempts
-            .iter()
-            .filter(|(_, attempt)| attempt.deadline().is_some_and(|at| at <= now))
-            .map(|(guest, _)| *guest)
-            .collect();
-        for guest in due {
+        let is_due = |attempt: &Attempt| attempt.deadline().is_some_and(|at| at <= now);
+        let due = self.attempts.iter().filter(|(_, attempt)| is_due(attempt));
+        for guest in due.map(|(guest, _)| *guest).collect::<Vec<_>>() {
             self.repeat(guest, now);
         }
         if now >= self.gives_up {
