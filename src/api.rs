@@ -107,6 +107,25 @@ pub enum Request {
 }
 
 impl Request {
+    /// What is asked, for the log: without arguments, some of which are secret.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Invite { .. } => "invite",
+            Self::Join { .. } => "join",
+            Self::Leave { .. } => "leave",
+            Self::Up { .. } => "up",
+            Self::Down { .. } => "down",
+            Self::Status => "status",
+            Self::Ping { .. } => "ping",
+            Self::Netcheck => "netcheck",
+            Self::Members { .. } => "members",
+            Self::Revoke { .. } => "revoke",
+            Self::Log { .. } => "log",
+            Self::Whois { .. } => "whois",
+        }
+    }
+
     /// Whether a user who may only read may ask this.
     pub fn is_read_only(&self) -> bool {
         matches!(
@@ -166,7 +185,8 @@ impl Response {
 }
 
 /// Why something did not work: one sentence, and the kind that decides the exit code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
 pub struct Error {
     /// Decides the exit code.
     pub kind: ErrorKind,

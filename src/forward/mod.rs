@@ -1,23 +1,103 @@
-//! SKELETON (helper `forward` owns and completes this folder).
+//! Moves packets: TUN frames out into WireGuard datagrams, WireGuard datagrams in to TUN frames.
+//!
+//! No I/O, no clock, no allocation for a packet. `mesh` decides and writes two things, the
+//! [`ForwardingTable`] snapshot and each [`PeerSlot`]'s endpoint; the worker threads of `agent` read
+//! them and carry each frame to completion. What the packet path cannot answer by itself goes up to
+//! `mesh` as an [`Upcall`].
+//!
+//! * Out: [`egress`] takes one frame through [`segment`] and a tunnel into a [`buffer`] for one send.
+//! * In: [`ingress`] takes received datagrams through a tunnel and [`coalesce`] into frames.
+//! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
+//! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
+//!   `timing` knows when its timers have something to do.
+//! * [`guard`]: who may cost us a handshake.
+//! * [`packet`]: IP headers, checksums, control packets.
+//! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
+
+pub mod buffer;
+pub mod coalesce;
+pub mod drops;
+pub mod egress;
+#[cfg(test)]
+mod fixture;
+pub mod guard;
+pub mod ingress;
+mod outcome;
+pub mod packet;
+pub mod segment;
 pub mod slot;
 pub mod table;
+mod timing;
 pub mod tunnel;
+pub mod upcall;
+
+pub use drops::{DropCounters, DropReason};
+pub use guard::{HandshakeGuard, Verdict};
 pub use slot::{Carries, PeerSlot, SlotIndex};
-pub use table::ForwardingTable;
+pub use table::{ForwardingTable, LocalAddresses};
 pub use tunnel::Tunnel;
-use std::net::SocketAddr;
+pub use upcall::Upcalls;
+
+use std::net::{IpAddr, SocketAddr};
 
 /// What the packet path could not answer by itself; a bounded channel carries it to `mesh`.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upcall {
     /// A datagram that is not WireGuard transport: STUN (the only kind today).
-    Datagram { from: SocketAddr, bytes: Vec<u8> },
-    /// A WireGuard handshake message (types 1, 2, 3) of which MAC1 (and the cookie, under load) verified.
-    Handshake { from: SocketAddr, bytes: Vec<u8> },
+    Datagram {
+        /// Who sent it, unverified.
+        from: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// A WireGuard handshake message (types 1, 2, 3) of which MAC1 (and the cookie, under load)
+    /// verified; type 3 has no MAC1.
+    Handshake {
+        /// Who sent it, unverified.
+        from: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
     /// A control payload (next-header 253, fe80::1 to fe80::2) from inside the tunnel of that slot.
-    Control { slot: SlotIndex, bytes: Vec<u8> },
+    Control {
+        /// The peer that sent it.
+        slot: SlotIndex,
+        /// What follows the IPv6 header.
+        bytes: Vec<u8>,
+    },
     /// An inner packet for an overlay address that no slot or no session serves.
-    NoSession { destination: std::net::IpAddr, packet: Vec<u8> },
-    /// Authentic transport data of that slot came from an address that is not its endpoint (at most once a second a slot).
-    Roamed { slot: SlotIndex, from: SocketAddr },
+    NoSession {
+        /// The packet's destination.
+        destination: IpAddr,
+        /// The packet, whole.
+        packet: Vec<u8>,
+    },
+    /// Authentic transport data of that slot came from an address that is not its endpoint (at most
+    /// once a second a slot).
+    Roamed {
+        /// The peer.
+        slot: SlotIndex,
+        /// Where its data came from.
+        from: SocketAddr,
+    },
+    /// Data woke that slot's tunnel: its [`Tunnel::poll_timeout`] came nearer, or is overdue (at
+    /// most once a second a slot). `mesh` runs its timers and takes the new deadline.
+    Awake {
+        /// The peer.
+        slot: SlotIndex,
+    },
+}
+
+/// What every frame and run is handled with: the snapshot of the moment, and where to put what the
+/// packet path drops or cannot answer.
+#[derive(Debug)]
+pub struct Shared<'a> {
+    /// Where packets belong.
+    pub table: &'a ForwardingTable,
+    /// Who may cost a handshake.
+    pub guard: &'a HandshakeGuard,
+    /// Counts what is dropped.
+    pub drops: &'a DropCounters,
+    /// Takes what `mesh` has to answer.
+    pub upcalls: &'a mut Upcalls,
 }

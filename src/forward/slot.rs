@@ -1,32 +1,210 @@
-//! SKELETON (helper `forward` owns).
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
-use super::Tunnel;
+//! A peer in use, as the packet path and `mesh` share it.
+//!
+//! A slot exists only for a peer that is in use: a thousand members are not a thousand tunnels.
+//! `mesh` makes slots and puts them into a [`ForwardingTable`](super::ForwardingTable); the worker
+//! threads lock the tunnel once a frame, load the endpoint without a lock, and count. Only `mesh`
+//! stores the endpoint, and only after a path check came back: received data never moves it.
 
-/// The number of a peer's slot: 24 bits, the upper part of its WireGuard receiver indices. Never reused for another peer while the agent runs (wraps after 2^24).
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::Tunnel;
+use super::table::within;
+
+/// The number of a peer's slot: 24 bits, the upper part of its WireGuard receiver indices
+/// (`index << 8 | session`). Never reused for another peer while the agent runs, until 2^24 were
+/// given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotIndex(pub u32);
 
+impl SlotIndex {
+    /// The slot that a WireGuard receiver index belongs to.
+    pub fn of_receiver(index: u32) -> Self {
+        Self(index >> 8)
+    }
+}
+
 /// What a tunnel may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carries { Everything, ControlOnly }
+pub enum Carries {
+    /// User packets and control.
+    Everything,
+    /// Control only: a guest that joins, or a peer that has not proved itself yet. The slot has no
+    /// routes, and user packets from it are dropped.
+    ControlOnly,
+}
+
+/// The shortest time between two hints to `mesh` of one kind about one slot.
+const HINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything the packet path shares with `mesh` about one peer in use.
 pub struct PeerSlot {
+    /// Its number.
     pub index: SlotIndex,
-    pub tunnel: parking_lot::Mutex<Tunnel>,
+    /// Its WireGuard sessions. Held for a frame or a run of datagrams, never across a system call.
+    pub tunnel: Arc<Mutex<Tunnel>>,
     /// Where its datagrams go; only `mesh` writes.
-    pub endpoint: arc_swap::ArcSwapOption<SocketAddr>,
+    pub endpoint: ArcSwapOption<SocketAddr>,
     /// Inner sources that belong to this peer: exact addresses (/32, /128) and granted routes.
     pub allowed: Vec<(IpAddr, u8)>,
+    /// What it may carry.
     pub carries: Carries,
+    /// What it carried.
     pub stats: Stats,
+    born: Instant,
+    roamed_ms: AtomicU64,
+    awake_ms: AtomicU64,
 }
 
-/// Counters of one peer; relaxed atomics.
+impl PeerSlot {
+    /// A slot without an endpoint, born at `now`.
+    pub fn new(
+        index: SlotIndex,
+        tunnel: Tunnel,
+        allowed: Vec<(IpAddr, u8)>,
+        carries: Carries,
+        now: Instant,
+    ) -> Self {
+        Self {
+            index,
+            tunnel: Arc::new(Mutex::new(tunnel)),
+            endpoint: ArcSwapOption::empty(),
+            allowed,
+            carries,
+            stats: Stats::default(),
+            born: now,
+            roamed_ms: AtomicU64::new(0),
+            awake_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The slot that takes the place of `before`: the same number, sessions and endpoint, other
+    /// rights. For a guest that became a member.
+    pub fn succeeding(before: &Self, allowed: Vec<(IpAddr, u8)>, carries: Carries) -> Self {
+        Self {
+            index: before.index,
+            tunnel: before.tunnel.clone(),
+            endpoint: ArcSwapOption::new(before.endpoint.load_full()),
+            allowed,
+            carries,
+            stats: Stats::default(),
+            born: before.born,
+            roamed_ms: AtomicU64::new(0),
+            awake_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Sends its datagrams to `endpoint` from now on; `None` stops them.
+    pub fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
+        self.endpoint.store(endpoint.map(Arc::new));
+    }
+
+    /// Where its datagrams go.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint.load().as_deref().copied()
+    }
+
+    /// When it came into use.
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// Counts a packet that `mesh` had kept and sends now.
+    pub fn note_sent(&self, bytes: usize, now: Instant) {
+        self.count_sent(1, bytes, now);
+    }
+
+    /// Whether an inner packet from `source` may come from this peer.
+    pub fn allows(&self, source: IpAddr) -> bool {
+        self.allowed.iter().any(|prefix| within(source, *prefix))
+    }
+
+    /// Milliseconds from the slot's birth to `now`, at least 1 so that 0 can say "never".
+    pub fn age_ms(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.born).as_millis();
+        u64::try_from(age).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// The instant that a time of [`Stats`] stands for; `None` for 0, which says "never".
+    pub fn instant_of(&self, ms: u64) -> Option<Instant> {
+        (ms != 0).then(|| self.born + Duration::from_millis(ms))
+    }
+
+    /// Counts `packets` authentic datagrams of `bytes` in all, user data among them or not.
+    pub(super) fn count_received(&self, packets: usize, bytes: usize, data: bool, now: Instant) {
+        let ms = self.age_ms(now);
+        self.stats.rx_packets.fetch_add(packets as u64, Ordering::Relaxed);
+        self.stats.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.stats.last_authentic_ms.store(ms, Ordering::Relaxed);
+        if data {
+            self.stats.last_data_received_ms.store(ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts `packets` sealed datagrams of `bytes` in all that carry user data.
+    pub(super) fn count_sent(&self, packets: usize, bytes: usize, now: Instant) {
+        self.stats.tx_packets.fetch_add(packets as u64, Ordering::Relaxed);
+        self.stats.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.stats.last_data_sent_ms.store(self.age_ms(now), Ordering::Relaxed);
+    }
+
+    /// Whether `mesh` may be told now that this peer's address differs: at most once a second.
+    pub(super) fn may_report_roaming(&self, now: Instant) -> bool {
+        self.due(&self.roamed_ms, now)
+    }
+
+    /// Whether `mesh` may be told now that this tunnel's timers are overdue: at most once a second.
+    pub(super) fn may_report_awake(&self, now: Instant) -> bool {
+        self.due(&self.awake_ms, now)
+    }
+
+    fn due(&self, last: &AtomicU64, now: Instant) -> bool {
+        let (then, ms) = (last.load(Ordering::Relaxed), self.age_ms(now));
+        let due = then == 0 || ms.saturating_sub(then) >= HINT_INTERVAL.as_millis() as u64;
+        // Of two threads that race here one wins, so one hint goes up.
+        due && last.compare_exchange(then, ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl fmt::Debug for PeerSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerSlot")
+            .field("index", &self.index)
+            .field("endpoint", &self.endpoint())
+            .field("carries", &self.carries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counters of one peer. Relaxed atomics: each is right by itself, together they are no snapshot.
+/// Bytes are those of WireGuard datagrams, without UDP and IP headers.
 #[derive(Debug, Default)]
 pub struct Stats {
-    pub rx_bytes: AtomicU64, pub tx_bytes: AtomicU64, pub rx_packets: AtomicU64, pub tx_packets: AtomicU64,
-    /// Milliseconds since the slot's `born` instant of the last authentic datagram / last user data sent / received; 0 = never.
-    pub last_authentic_ms: AtomicU64, pub last_data_sent_ms: AtomicU64, pub last_data_received_ms: AtomicU64,
+    /// Bytes of authentic datagrams received.
+    pub rx_bytes: AtomicU64,
+    /// Bytes of transport datagrams sealed.
+    pub tx_bytes: AtomicU64,
+    /// Authentic datagrams received.
+    pub rx_packets: AtomicU64,
+    /// Transport datagrams sealed.
+    pub tx_packets: AtomicU64,
+    /// Milliseconds from the slot's birth to the last authentic datagram; 0 = never.
+    pub last_authentic_ms: AtomicU64,
+    /// Milliseconds from the slot's birth to the last user packet sent; 0 = never.
+    pub last_data_sent_ms: AtomicU64,
+    /// Milliseconds from the slot's birth to the last user packet received; 0 = never.
+    pub last_data_received_ms: AtomicU64,
+}
+
+impl Stats {
+    /// Bytes received and sent.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.rx_bytes.load(Ordering::Relaxed), self.tx_bytes.load(Ordering::Relaxed))
+    }
 }

@@ -5,6 +5,7 @@
 //! can choose and everybody can check.
 
 pub mod address;
+pub mod blind;
 pub mod keys;
 
 pub use address::{Ipv4Pool, NetworkAddresses};

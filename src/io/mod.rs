@@ -1,1 +1,29 @@
-//! SKELETON
+//! Touches the kernel and the network; the only layer (with `agent`) that may read a clock, spawn
+//! and block.
+//!
+//! Nothing here decides: each file turns one piece of the outside world into plain types and calls.
+//! The control loop uses them from one thread; [`tun`] and [`udp`] are also used by the data
+//! threads, through `&self` and without a lock.
+//!
+//! | file | touches |
+//! |---|---|
+//! | [`tun`] | the TUN device: whole vnet frames where the kernel offloads, packets where not |
+//! | [`udp`] | the socket pair of a network: GSO, GRO, `recvmmsg` |
+//! | [`netlink`] | links, addresses, routes, and the news about them |
+//! | [`portmap`] | UPnP IGD, PCP and NAT-PMP |
+//! | [`dht`] | the BitTorrent Mainline DHT |
+//! | [`lan`] | multicast on the local networks |
+//! | [`clock`] | every clock and the seed of every generator |
+//! | [`store`] | the state folder |
+
+// The bans of `.clippy.toml` (clocks, spawning) are for the pure layers.
+#![allow(clippy::disallowed_methods)]
+
+pub mod clock;
+pub mod dht;
+pub mod lan;
+pub mod netlink;
+pub mod portmap;
+pub mod store;
+pub mod tun;
+pub mod udp;

@@ -134,8 +134,9 @@ pub enum Output {
     Table(Arc<ForwardingTable>),
     /// The interface shall look like this; `None` removes it.
     Configure(Option<InterfaceConfig>),
-    /// Write to disk; with a ticket, [`Input::Persisted`] answers.
-    Persist(Persist, Option<Ticket>),
+    /// Write to disk, in order, up to the first failure; with a ticket, [`Input::Persisted`]
+    /// answers for all.
+    Persist(Vec<Persist>, Option<Ticket>),
     /// Answer a local client.
     Reply(RequestId, api::Response),
     /// The network is gone from this device: remove its folder once the outputs before are done.

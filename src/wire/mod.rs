@@ -4,4 +4,5 @@ pub mod beacon;
 pub mod classify;
 pub mod control;
 pub mod record;
+pub mod saved;
 pub mod stun;

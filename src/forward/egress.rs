@@ -1,0 +1,322 @@
+//! Out: a frame of the TUN device into sealed datagrams.
+//!
+//! One frame is one flow, therefore: one look at its headers, one route, one lock. Each packet is
+//! written and sealed at its place in the send buffer, which goes out when it is full, when the next
+//! datagram does not fit its shape, or when the device has nothing more to read: grouping adds no
+//! latency. The lock is never held while something is sent.
+//!
+//! Only packets with a source of our own and an ordinary destination leave. A packet for a device
+//! that has no slot, no path or no session goes up to `mesh`, which connects and sends it later.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::buffer::{Batch, SendBuffer};
+use super::outcome::TunnelError;
+use super::packet::{Header, is_special};
+use super::segment::{Segments, VnetHeader};
+use super::slot::PeerSlot;
+use super::{DropReason, Shared, Upcall};
+
+/// Room for one packet of a frame.
+const MAX_PACKET: usize = 65_535;
+
+/// How many packets of one frame wait for a session: what a peer is kept for in all, so that a
+/// super-packet does not fill the queue of the control loop.
+const MAX_WAITING: usize = 8;
+
+/// Seals what one TUN queue reads; belongs to its thread.
+#[derive(Debug)]
+pub struct Egress {
+    vnet: bool,
+    buffer: SendBuffer,
+    packet: Box<[u8]>,
+}
+
+/// Why a round of sealing ended.
+enum Round {
+    /// Every packet of the frame is in the buffer.
+    Complete,
+    /// The next packet does not fit the batch.
+    Full,
+    /// There is no session; so many bytes of the first packet are in the scratch space.
+    NoSession(usize),
+    /// The packet cannot be sealed.
+    Refused,
+}
+
+impl Egress {
+    /// For a queue whose frames begin with a `virtio_net_hdr`, or not.
+    pub fn new(vnet: bool) -> Self {
+        let packet = vec![0; MAX_PACKET].into_boxed_slice();
+        Self { vnet, buffer: SendBuffer::new(), packet }
+    }
+
+    /// Takes one frame; batches that are complete go to `send`.
+    pub fn handle_frame(
+        &mut self,
+        frame: &[u8],
+        shared: &mut Shared<'_>,
+        send: &mut dyn FnMut(Batch<'_>),
+        now: Instant,
+    ) {
+        if let Err(reason) = self.try_frame(frame, shared, send, now) {
+            shared.drops.count(reason);
+        }
+    }
+
+    /// Sends what waits; to be called when the device has nothing more to read.
+    pub fn flush(&mut self, send: &mut dyn FnMut(Batch<'_>)) {
+        if let Some(batch) = self.buffer.take() {
+            send(batch);
+        }
+    }
+
+    fn try_frame(
+        &mut self,
+        frame: &[u8],
+        shared: &mut Shared<'_>,
+        send: &mut dyn FnMut(Batch<'_>),
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let (vnet, packet) = if self.vnet {
+            VnetHeader::decode(frame).ok_or(DropReason::MalformedPacket)?
+        } else {
+            (VnetHeader::default(), frame)
+        };
+        let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
+        let table = shared.table;
+        check_addresses(&header, shared)?;
+        let mut segments =
+            Segments::split(vnet, packet, header).map_err(|_| DropReason::BadOffload)?;
+        let route = table.route(header.destination);
+        if route.is_none() && !table.local().is_overlay(header.destination) {
+            return Err(DropReason::NoRoute);
+        }
+        let Some((slot, to)) = route.and_then(|slot| Some((slot, slot.endpoint()?))) else {
+            self.hand_up(&mut segments, &header, 0, shared);
+            return Ok(());
+        };
+        loop {
+            match self.seal_round(&mut segments, slot, to, shared, now) {
+                Round::Complete => return Ok(()),
+                Round::Full if self.buffer.is_empty() => return Err(DropReason::BadOffload),
+                Round::Full => self.flush(send),
+                Round::NoSession(first) => {
+                    self.hand_up(&mut segments, &header, first, shared);
+                    return Ok(());
+                }
+                Round::Refused => return Err(DropReason::BadOffload),
+            }
+        }
+    }
+
+    /// Seals packets into the buffer until the frame or the batch ends; holds the lock meanwhile.
+    fn seal_round(
+        &mut self,
+        segments: &mut Segments<'_>,
+        slot: &PeerSlot,
+        to: SocketAddr,
+        shared: &mut Shared<'_>,
+        now: Instant,
+    ) -> Round {
+        let mut tunnel = slot.tunnel.lock();
+        let (mut packets, mut bytes) = (0, 0);
+        let round = loop {
+            let Some(len) = segments.next_len() else { break Round::Complete };
+            let sealed_len = tunnel.sealed_len(len);
+            let Some(mut room) = self.buffer.reserve(to, sealed_len) else { break Round::Full };
+            if segments.write_next(&mut self.packet).is_none() {
+                break Round::Refused;
+            }
+            match tunnel.seal_into(&self.packet[..len], &mut room, now) {
+                Ok(_) => room.commit(),
+                Err(TunnelError::NoSession | TunnelError::CounterLimit) => {
+                    break Round::NoSession(len);
+                }
+                Err(_) => break Round::Refused,
+            }
+            packets += 1;
+            bytes += sealed_len;
+        };
+        let overdue = tunnel.is_overdue(now);
+        drop(tunnel);
+        if packets > 0 {
+            slot.count_sent(packets, bytes, now);
+        }
+        if overdue && slot.may_report_awake(now) {
+            shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
+        }
+        round
+    }
+
+    /// Gives the first packets of a frame to `mesh`; `first` bytes of one are in the scratch space
+    /// already.
+    fn hand_up(
+        &mut self,
+        segments: &mut Segments<'_>,
+        header: &Header,
+        first: usize,
+        shared: &mut Shared<'_>,
+    ) {
+        let destination = header.destination;
+        let mut len = if first > 0 { Some(first) } else { segments.write_next(&mut self.packet) };
+        for _ in 0..MAX_WAITING {
+            let Some(packet) = len.map(|len| self.packet[..len].to_vec()) else { return };
+            shared.upcalls.push(Upcall::NoSession { destination, packet }, shared.drops);
+            len = segments.write_next(&mut self.packet);
+        }
+    }
+}
+
+fn check_addresses(header: &Header, shared: &Shared<'_>) -> Result<(), DropReason> {
+    if is_special(header.source) || is_special(header.destination) {
+        return Err(DropReason::SpecialAddress);
+    }
+    if !shared.table.local().owns(header.source) {
+        return Err(DropReason::NotOurSource);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::coalesce::Merge;
+    use super::super::fixture::*;
+    use super::super::packet::tests::build;
+    use super::super::packet::{TCP, UDP};
+    use super::super::segment::tests::{split_all, super_packet};
+    use super::*;
+    use crate::forward::SlotIndex;
+
+    #[test]
+    fn a_super_packet_crosses_as_equal_datagrams_and_arrives_as_the_same_super_packet() {
+        for v4 in [true, false] {
+            for protocol in [TCP, UDP] {
+                let (mut a, mut b) = connected();
+                let (vnet, whole, _) = super_packet(v4, protocol, &[7; 30_000], 1200);
+                let frame = [&vnet.encode()[..], &whole].concat();
+                let batches = a.send(std::slice::from_ref(&frame));
+                assert_eq!(batches.len(), 1);
+                let (to, stride, bytes) = &batches[0];
+                assert_eq!((*to, bytes.len().div_ceil(*stride)), (at(2), 25));
+                let frames = b.receive(at(1), &[(*stride, bytes.clone())]);
+                assert_eq!(frames, [frame]);
+                assert_eq!(a.drops.snapshot(), []);
+                assert_eq!(b.drops.snapshot(), []);
+                let stats = &b.slot().stats;
+                assert_eq!(stats.rx_packets.load(std::sync::atomic::Ordering::Relaxed), 25);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_one_send_becomes_several_and_loses_nothing() {
+        let (mut a, mut b) = connected();
+        let (vnet, whole, packets) = super_packet(true, TCP, &[7; 65_000], 1228);
+        let batches = a.send(&[[&vnet.encode()[..], &whole].concat()]);
+        assert_eq!(batches.len(), 2);
+        assert!(batches.iter().all(|(_, stride, bytes)| bytes.len() <= 65_487 && *stride <= 1312));
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        let frames = b.receive(at(1), &runs);
+        let arrived: Vec<_> = frames
+            .iter()
+            .map(|frame| VnetHeader::decode(frame).unwrap())
+            .flat_map(|(vnet, packet)| split_all(vnet, packet))
+            .collect();
+        assert_eq!(arrived, packets);
+    }
+
+    #[test]
+    fn small_frames_share_a_send_while_their_lengths_allow_it() {
+        let (mut a, mut b) = connected();
+        let packet = |len: usize| single(&build(A.0, B.0, UDP, &vec![1; len]));
+        let batches = a.send(&[packet(20), packet(20), packet(4), packet(20), packet(100)]);
+        let shapes: Vec<_> =
+            batches.iter().map(|(_, stride, bytes)| (*stride, bytes.len())).collect();
+        assert_eq!(shapes, [(80, 224), (80, 80), (160, 160)]);
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        assert_eq!(b.receive(at(1), &runs).iter().map(|f| split_frame(f)).sum::<usize>(), 5);
+    }
+
+    #[test]
+    fn a_plain_device_sends_and_gets_bare_packets() {
+        let (mut a, mut b) = connected();
+        a.egress = Egress::new(false);
+        b.ingress.set_merge(Merge::Plain);
+        let packets: Vec<_> = (0..3).map(|i| build(A.1, B.1, TCP, &[i; 99])).collect();
+        let batches = a.send(&packets);
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        assert_eq!(b.receive(at(1), &runs), packets);
+    }
+
+    #[test]
+    fn without_slot_path_or_session_overlay_packets_go_up_and_others_are_dropped() {
+        let (mut a, _) = strangers();
+        let packet = build(A.0, B.0, UDP, b"hello");
+        let no_session = |to: &str, packet: &Vec<u8>| Upcall::NoSession {
+            destination: ip(to),
+            packet: packet.clone(),
+        };
+        assert_eq!(a.send(&[single(&packet)]), []);
+        assert_eq!(a.upcalls(), [no_session(B.0, &packet)]);
+        let unknown = build(A.1, "fd00::99", UDP, b"hello");
+        a.send(&[single(&unknown)]);
+        assert_eq!(a.upcalls(), [no_session("fd00::99", &unknown)]);
+        a.slot().set_endpoint(None);
+        a.send(&[single(&packet)]);
+        assert_eq!(a.upcalls(), [no_session(B.0, &packet)]);
+        a.send(&[single(&build(A.0, "8.8.8.8", UDP, b"hello"))]);
+        assert_eq!((a.upcalls(), a.drops.get(DropReason::NoRoute)), (vec![], 1));
+        let (vnet, whole, packets) = super_packet(true, TCP, &[7; 30_000], 1200);
+        a.slot().set_endpoint(Some(at(2)));
+        a.send(&[[&vnet.encode()[..], &whole].concat()]);
+        let first: Vec<_> = packets[..8].iter().map(|packet| no_session(B.0, packet)).collect();
+        assert_eq!(a.upcalls(), first, "the first eight of a super-packet");
+    }
+
+    #[test]
+    fn only_ordinary_packets_of_our_own_leave() {
+        let (mut a, _) = connected();
+        for (source, destination, reason) in [
+            ("10.0.0.9", B.0, DropReason::NotOurSource),
+            (B.1, B.1, DropReason::NotOurSource),
+            ("fe80::1", "fe80::2", DropReason::SpecialAddress),
+            (A.1, "ff02::1", DropReason::SpecialAddress),
+            (A.0, "255.255.255.255", DropReason::SpecialAddress),
+            (A.0, "224.0.0.251", DropReason::SpecialAddress),
+            ("127.0.0.1", B.0, DropReason::SpecialAddress),
+        ] {
+            let before = a.drops.get(reason);
+            assert_eq!(a.send(&[single(&build(source, destination, UDP, b"x"))]), []);
+            assert_eq!(a.drops.get(reason), before + 1, "{source} to {destination}");
+        }
+        for frame in [vec![], vec![0; 9], vec![0; 10], single(&[0x45; 19]), single(&[0x66; 70_000])]
+        {
+            let before = a.drops.get(DropReason::MalformedPacket);
+            assert_eq!(a.send(&[frame]), []);
+            assert_eq!(a.drops.get(DropReason::MalformedPacket), before + 1);
+        }
+        assert_eq!(a.send(&[single(&control(b"forged by a local user"))]), []);
+        assert_eq!(a.upcalls(), []);
+    }
+
+    #[test]
+    fn data_that_wakes_an_idle_tunnel_is_reported_once() {
+        let (mut a, _) = connected();
+        a.slot().tunnel.lock().handle_timeout(&mut Vec::new(), a.now);
+        a.now += Duration::from_secs(40);
+        for _ in 0..3 {
+            a.send(&[single(&build(A.0, B.0, UDP, b"x"))]);
+        }
+        let awake: Vec<_> = a.upcalls.drain().collect();
+        assert_eq!(awake, [Upcall::Awake { slot: SlotIndex(1) }]);
+        let now = a.now;
+        let slot = a.slot().clone();
+        slot.tunnel.lock().handle_timeout(&mut Vec::new(), now);
+        let due = slot.tunnel.lock().poll_timeout().unwrap();
+        assert_eq!(due, (now + Duration::from_secs(1), "session timers"));
+    }
+}

@@ -1,0 +1,476 @@
+//! In: received datagrams into frames of the TUN device.
+//!
+//! Datagrams come in runs: those of one sender that the kernel received together. Each is told apart
+//! by its first bytes. STUN and handshakes go up to `mesh`, handshakes only past the
+//! [`HandshakeGuard`](super::HandshakeGuard). Transport datagrams are opened under their slot's lock,
+//! which is held over consecutive datagrams of one slot, into an arena, from which the coalescer
+//! makes frames when the batch ends. Of an opened packet
+//!
+//! * a control message (next-header 253, fe80::1 to fe80::2) goes up to `mesh`, never to the device;
+//! * the source must belong to the peer, the destination must be our own or behind us;
+//! * multicast, link-local, loopback and unspecified addresses are dropped, whatever was granted;
+//! * a peer that may carry control only delivers nothing else.
+//!
+//! Received data never moves the path that we send on: that it came from elsewhere is a hint.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use super::buffer::Arena;
+use super::coalesce::{Coalescer, Merge};
+use super::guard::Verdict;
+use super::outcome::{Opened, TunnelError};
+use super::packet::{Header, is_special};
+use super::slot::{Carries, PeerSlot, SlotIndex};
+use super::{DropReason, LocalAddresses, Shared, Tunnel, Upcall};
+use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, receiver_index};
+use crate::wire::control::{HEADER_LEN, MAX_PACKET};
+
+/// The longest STUN message that is looked at: no check and no answer of a server is longer than
+/// the smallest IPv6 MTU.
+const MAX_STUN: usize = 1280;
+
+/// Cookie replies that wait to be sent; past that a sender has to try again, as it would anyway.
+const MAX_REPLIES: usize = 64;
+
+/// Datagrams that were received together.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Who sent them, unverified.
+    pub from: SocketAddr,
+    /// The datagrams without gaps.
+    pub bytes: &'a [u8],
+    /// The length of each but the last, which may be shorter.
+    pub stride: usize,
+}
+
+/// Opens what one UDP socket receives; belongs to its thread.
+#[derive(Debug)]
+pub struct Ingress {
+    arena: Arena,
+    coalescer: Coalescer,
+    merge: Merge,
+    replies: Vec<(SocketAddr, [u8; COOKIE_REPLY_LEN])>,
+}
+
+/// What an opened packet is.
+enum Inner {
+    Control,
+    Data(Header),
+}
+
+/// A slot whose lock is held, and what came for it so far.
+struct Held<'a> {
+    slot: &'a PeerSlot,
+    tunnel: MutexGuard<'a, Tunnel>,
+    endpoint: Option<SocketAddr>,
+    packets: usize,
+    bytes: usize,
+    data: bool,
+}
+
+impl Ingress {
+    /// For a device that takes `merge`.
+    pub fn new(merge: Merge) -> Self {
+        Self { arena: Arena::new(), coalescer: Coalescer::new(merge), merge, replies: Vec::new() }
+    }
+
+    /// Takes another device; to be called between a flush and the next run.
+    pub fn set_merge(&mut self, merge: Merge) {
+        if merge != self.merge {
+            self.merge = merge;
+            self.coalescer = Coalescer::new(merge);
+            self.arena.clear();
+        }
+    }
+
+    /// Takes one run; frames go to `write` when the arena is full.
+    pub fn handle_run(
+        &mut self,
+        run: Run<'_>,
+        shared: &mut Shared<'_>,
+        write: &mut dyn FnMut(&[IoSlice<'_>]),
+        now: Instant,
+    ) {
+        if !self.arena.has_room(run.bytes.len()) {
+            self.flush(write);
+        }
+        let mut held = None;
+        for datagram in run.bytes.chunks(run.stride.max(1)) {
+            let class = classify(datagram);
+            if class != Class::Transport {
+                release(&mut held, shared, now);
+            }
+            let handled = match class {
+                Class::Transport => self.transport(run.from, datagram, &mut held, shared, now),
+                Class::Initiation | Class::Response | Class::CookieReply => {
+                    self.handshake(run.from, datagram, shared, now)
+                }
+                Class::Stun if datagram.len() <= MAX_STUN => {
+                    let bytes = datagram.to_vec();
+                    shared.upcalls.push(Upcall::Datagram { from: run.from, bytes }, shared.drops);
+                    Ok(())
+                }
+                Class::Relay => Err(DropReason::Relay),
+                Class::Stun | Class::Unknown => Err(DropReason::UnknownDatagram),
+            };
+            if let Err(reason) = handled {
+                shared.drops.count(reason);
+            }
+        }
+        release(&mut held, shared, now);
+    }
+
+    /// Hands over the frames of the batch, each as slices that belong together.
+    pub fn flush(&mut self, write: &mut dyn FnMut(&[IoSlice<'_>])) {
+        if !self.coalescer.is_empty() {
+            self.coalescer.flush(self.arena.bytes(), write);
+        }
+        self.arena.clear();
+    }
+
+    /// Cookie replies to send.
+    pub fn drain_replies(
+        &mut self,
+    ) -> impl Iterator<Item = (SocketAddr, [u8; COOKIE_REPLY_LEN])> + '_ {
+        self.replies.drain(..)
+    }
+
+    fn handshake(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        // Answers name the slot that asked: one that asked nothing costs nothing.
+        let unknown = |index| shared.table.slot(SlotIndex::of_receiver(index)).is_none();
+        if receiver_index(datagram).is_some_and(unknown) {
+            return Err(DropReason::UnknownIndex);
+        }
+        match shared.guard.check(from, datagram, now) {
+            Verdict::Pass => {
+                let bytes = datagram.to_vec();
+                shared.upcalls.push(Upcall::Handshake { from, bytes }, shared.drops);
+                Ok(())
+            }
+            Verdict::Reply(cookie) => {
+                if self.replies.len() < MAX_REPLIES {
+                    self.replies.push((from, cookie));
+                }
+                Err(DropReason::CookieSent)
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    fn transport<'a>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        held: &mut Option<Held<'a>>,
+        shared: &mut Shared<'a>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let index = receiver_index(datagram).ok_or(DropReason::UnknownDatagram)?;
+        let index = SlotIndex::of_receiver(index);
+        let held = hold(held, index, shared, now)?;
+        let (len, inner) = match held.tunnel.open_into(datagram, self.arena.reserve(), now) {
+            Ok(Opened::Packet(packet)) => {
+                (packet.len(), Some(judge(packet, held.slot, shared.table.local())))
+            }
+            Ok(Opened::Keepalive) => (0, None),
+            Err(error) => return Err(refusal(error)),
+        };
+        held.packets += 1;
+        held.bytes += datagram.len();
+        if held.endpoint != Some(from) && held.slot.may_report_roaming(now) {
+            shared.upcalls.push(Upcall::Roamed { slot: index, from }, shared.drops);
+        }
+        match inner.transpose()? {
+            Some(Inner::Control) => {
+                let bytes = self.arena.reserve()[HEADER_LEN..len].to_vec();
+                shared.upcalls.push(Upcall::Control { slot: index, bytes }, shared.drops);
+            }
+            Some(Inner::Data(header)) => {
+                held.data = true;
+                let at = self.arena.commit(len);
+                self.coalescer.push(self.arena.bytes(), at, header);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Locks the slot with this number, unless it is locked already.
+fn hold<'a, 'h>(
+    held: &'h mut Option<Held<'a>>,
+    index: SlotIndex,
+    shared: &mut Shared<'a>,
+    now: Instant,
+) -> Result<&'h mut Held<'a>, DropReason> {
+    if held.as_ref().is_none_or(|held| held.slot.index != index) {
+        release(held, shared, now);
+        let slot = shared.table.slot(index).ok_or(DropReason::UnknownIndex)?;
+        let (tunnel, endpoint) = (slot.tunnel.lock(), slot.endpoint());
+        *held = Some(Held { slot, tunnel, endpoint, packets: 0, bytes: 0, data: false });
+    }
+    held.as_mut().ok_or(DropReason::UnknownIndex)
+}
+
+/// Unlocks the slot and counts what came for it.
+fn release(held: &mut Option<Held<'_>>, shared: &mut Shared<'_>, now: Instant) {
+    let Some(Held { slot, tunnel, packets, bytes, data, .. }) = held.take() else { return };
+    let overdue = tunnel.is_overdue(now);
+    drop(tunnel);
+    if packets > 0 {
+        slot.count_received(packets, bytes, data, now);
+    }
+    if overdue && slot.may_report_awake(now) {
+        shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
+    }
+}
+
+/// What an opened packet of `slot` is, or why it goes nowhere.
+fn judge(packet: &[u8], slot: &PeerSlot, local: &LocalAddresses) -> Result<Inner, DropReason> {
+    let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
+    if header.is_control() {
+        let fits = packet.len() <= MAX_PACKET;
+        return if fits { Ok(Inner::Control) } else { Err(DropReason::MalformedPacket) };
+    }
+    if slot.carries == Carries::ControlOnly {
+        return Err(DropReason::ControlOnly);
+    }
+    if is_special(header.source) || is_special(header.destination) {
+        return Err(DropReason::SpecialAddress);
+    }
+    if !slot.allows(header.source) || local.owns(header.source) {
+        return Err(DropReason::ForeignSource);
+    }
+    if !local.owns(header.destination) {
+        return Err(DropReason::ForeignDestination);
+    }
+    Ok(Inner::Data(header))
+}
+
+fn refusal(error: TunnelError) -> DropReason {
+    match error {
+        TunnelError::NoSession => DropReason::UnknownIndex,
+        TunnelError::NotAuthentic => DropReason::NotAuthentic,
+        TunnelError::Replayed => DropReason::Replayed,
+        TunnelError::CounterLimit => DropReason::CounterLimit,
+        TunnelError::Malformed | TunnelError::BufferTooSmall => DropReason::MalformedPacket,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::fixture::*;
+    use super::super::packet::UDP;
+    use super::super::packet::tests::build;
+    use super::super::tunnel::tests::{secret, shake};
+    use super::*;
+    use crate::wire::control::MAX_MESSAGE;
+
+    #[test]
+    fn inner_packets_with_addresses_that_are_not_the_peers_are_dropped() {
+        let (a, mut b) = connected();
+        for (source, destination, reason) in [
+            ("10.0.0.9", B.0, DropReason::ForeignSource),
+            ("8.8.8.8", B.0, DropReason::ForeignSource),
+            (B.0, B.0, DropReason::ForeignSource),
+            ("fd00::9", B.1, DropReason::ForeignSource),
+            ("224.0.0.1", B.0, DropReason::SpecialAddress),
+            ("127.0.0.1", B.0, DropReason::SpecialAddress),
+            ("0.0.0.0", B.0, DropReason::SpecialAddress),
+            ("fe80::1", B.1, DropReason::SpecialAddress),
+            ("ff02::1", B.1, DropReason::SpecialAddress),
+            ("::1", B.1, DropReason::SpecialAddress),
+            ("::ffff:10.0.0.1", B.1, DropReason::SpecialAddress),
+            (A.0, "10.0.0.9", DropReason::ForeignDestination),
+            (A.0, "8.8.8.8", DropReason::ForeignDestination),
+            (A.0, "255.255.255.255", DropReason::SpecialAddress),
+            (A.1, "ff02::1", DropReason::SpecialAddress),
+            (A.1, "fe80::2", DropReason::SpecialAddress),
+        ] {
+            let before = b.drops.get(reason);
+            let sealed = a.seal(&build(source, destination, UDP, b"x"));
+            assert_eq!(b.receive(at(1), &[sealed]), Vec::<Vec<u8>>::new(), "{source}");
+            assert_eq!(b.drops.get(reason), before + 1, "{source} to {destination}");
+        }
+        let honest = build(A.0, B.0, UDP, b"x");
+        assert_eq!(bare(&b.receive(at(1), &[a.seal(&honest)])[0]), honest);
+    }
+
+    #[test]
+    fn a_granted_route_admits_its_sources_and_no_special_ones() {
+        let (a, mut b) = connected();
+        let now = b.now;
+        let tunnel = std::mem::replace(
+            &mut *b.slot().tunnel.lock(),
+            Tunnel::new(&secret(2), &secret(1).public(), SlotIndex(2)).unwrap(),
+        );
+        let allowed = vec![(ip(A.0), 32), (ip("0.0.0.0"), 0)];
+        let slot = PeerSlot::new(SlotIndex(2), tunnel, allowed, Carries::Everything, now);
+        b = Device::new(B, slot, &secret(2), now);
+        let routed = build("192.168.7.7", B.0, UDP, b"x");
+        assert_eq!(b.receive(at(1), &[a.seal(&routed)]).len(), 1);
+        for source in ["127.0.0.1", "224.0.0.1", B.0] {
+            let sealed = a.seal(&build(source, B.0, UDP, b"x"));
+            assert!(b.receive(at(1), &[sealed]).is_empty(), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_control_only_peer_delivers_control_and_nothing_else() {
+        let a = device(A, B, 1, 2, Carries::Everything);
+        let mut b = device(B, A, 2, 1, Carries::ControlOnly);
+        shake(&mut a.slot().tunnel.lock(), &mut b.slot().tunnel.lock(), a.now);
+        let runs = [a.seal(&build(A.0, B.0, UDP, b"x")), a.seal(&control(b"join"))];
+        assert!(b.receive(at(1), &runs).is_empty());
+        assert_eq!(b.upcalls(), [Upcall::Control { slot: SlotIndex(2), bytes: b"join".to_vec() }]);
+        assert_eq!(b.drops.snapshot(), [("control-only", 1)]);
+    }
+
+    #[test]
+    fn control_goes_up_and_never_to_the_device() {
+        let (a, mut b) = connected();
+        let longest = vec![9; MAX_MESSAGE];
+        let mut oversized = control(&longest);
+        oversized.push(9);
+        oversized[4..6].copy_from_slice(&(MAX_MESSAGE as u16 + 1).to_be_bytes());
+        let mut reversed = control(b"x");
+        reversed[8..40].rotate_left(16);
+        let packets = [control(&longest), oversized, control(b""), reversed];
+        let runs: Vec<_> = packets.iter().map(|packet| a.seal(packet)).collect();
+        assert!(b.receive(at(1), &runs).is_empty());
+        let up = |bytes: &[u8]| Upcall::Control { slot: SlotIndex(2), bytes: bytes.to_vec() };
+        assert_eq!(b.upcalls(), [up(&longest), up(b"")]);
+        assert_eq!(b.drops.snapshot(), [("malformed-packet", 1), ("special-address", 1)]);
+    }
+
+    #[test]
+    fn one_bad_datagram_never_ends_a_run() {
+        let (a, mut b) = connected();
+        let datagrams: Vec<_> =
+            (0..6u8).map(|i| a.seal(&build(A.0, B.0, UDP, &[i; 20])).1).collect();
+        let stride = datagrams[0].len();
+        let mut run = datagrams.clone();
+        run[1][40] ^= 1;
+        run[2][..4].copy_from_slice(&[9, 9, 9, 9]);
+        run[3][4..8].copy_from_slice(&(77u32 << 8).to_le_bytes());
+        run[4] = datagrams[0].clone();
+        let frames = b.receive(at(1), &[(stride, run.concat())]);
+        let arrived: usize = frames.iter().map(|frame| split_frame(frame)).sum();
+        assert_eq!(arrived, 2);
+        assert_eq!(
+            b.drops.snapshot(),
+            [("unknown-datagram", 1), ("unknown-index", 1), ("not-authentic", 1), ("replayed", 1)]
+        );
+    }
+
+    #[test]
+    fn hostile_lengths_and_counters_are_counted_and_silent() {
+        let (a, mut b) = connected();
+        for len in [0, 1, 3, 31, 65_507] {
+            for first in [0u8, 1, 2, 3, 4, 6, b'd', 0xff] {
+                let mut datagram = vec![0; len];
+                if let Some(byte) = datagram.first_mut() {
+                    *byte = first;
+                }
+                assert!(b.receive(at(9), &[(len.max(1), datagram)]).is_empty());
+            }
+        }
+        let (stride, mut datagram) = a.seal(&build(A.0, B.0, UDP, b"x"));
+        datagram[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(b.receive(at(1), &[(stride, datagram)]).is_empty());
+        assert_eq!(b.drops.get(DropReason::CounterLimit), 1);
+        assert_eq!(b.upcalls(), []);
+        let honest = a.seal(&build(A.0, B.0, UDP, b"x"));
+        assert_eq!(b.receive(at(1), &[honest]).len(), 1);
+    }
+
+    #[test]
+    fn random_datagrams_cause_no_upcall_no_reply_and_no_frame() {
+        let (_, mut b) = connected();
+        let mut state = 88_172_645_463_325_252u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..20_000 {
+            let len = (random() % 200) as usize + 1;
+            let mut datagram: Vec<u8> = (0..len).map(|_| random() as u8).collect();
+            if random() % 2 == 0 && len > 8 {
+                // Not type 3: a cookie reply to a slot goes up, at the rate a source is allowed.
+                let kind = [0, 1, 2, 4, 5, 6][(random() % 6) as usize];
+                datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
+                datagram[4..8].copy_from_slice(&(2u32 << 8 | 1).to_le_bytes());
+            }
+            assert!(b.receive(at(9), &[(len, datagram)]).is_empty());
+        }
+        assert_eq!(b.upcalls(), []);
+        assert_eq!(b.ingress.drain_replies().count(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_moved_is_reported_once_a_second_and_the_path_stays() {
+        let (a, mut b) = connected();
+        let elsewhere = at(77);
+        for _ in 0..5 {
+            let sealed = a.seal(&build(A.0, B.0, UDP, b"x"));
+            assert_eq!(b.receive(elsewhere, &[sealed]).len(), 1);
+        }
+        let roamed = Upcall::Roamed { slot: SlotIndex(2), from: elsewhere };
+        assert_eq!(b.upcalls(), std::slice::from_ref(&roamed));
+        assert_eq!(b.slot().endpoint(), Some(at(1)));
+        b.now += Duration::from_secs(2);
+        b.receive(elsewhere, &[a.seal(&build(A.0, B.0, UDP, b"x"))]);
+        assert_eq!(b.upcalls(), [roamed]);
+        let mut forged = a.seal(&build(A.0, B.0, UDP, b"x"));
+        forged.1[60] ^= 1;
+        b.now += Duration::from_secs(2);
+        b.receive(at(66), &[forged]);
+        assert_eq!(b.upcalls(), [], "what is not authentic tells nothing");
+    }
+
+    #[test]
+    fn handshakes_and_stun_go_up_and_a_flood_is_bounded_and_counted() {
+        let (a, mut b) = strangers();
+        let initiation = a.slot().tunnel.lock().initiate(a.now);
+        b.receive(at(1), &[(148, initiation.clone())]);
+        assert_eq!(b.upcalls(), [Upcall::Handshake { from: at(1), bytes: initiation }]);
+        let mut stun = vec![0; 20];
+        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        b.receive(at(3), &[(20, stun.repeat(1000))]);
+        assert_eq!(b.upcalls().len(), 256);
+        assert_eq!(b.drops.get(DropReason::DatagramUpcall), 744);
+        let mut answer = vec![0; 92];
+        answer[0] = 2;
+        answer[9] = 77;
+        b.receive(at(3), &[(92, answer)]);
+        assert_eq!(b.drops.get(DropReason::UnknownIndex), 1, "an answer to nobody");
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_is_answered_with_cookies_that_are_counted() {
+        let (a, mut b) = strangers();
+        let initiation = a.slot().tunnel.lock().initiate(a.now);
+        for host in 0..120 {
+            b.receive(at(host), &[(148, initiation.clone())]);
+        }
+        let replies: Vec<_> = b.ingress.drain_replies().collect();
+        assert_eq!(replies.len(), 20);
+        assert!(replies.iter().all(|(_, cookie)| cookie[..4] == [3, 0, 0, 0]));
+        assert_eq!(b.drops.get(DropReason::CookieSent), 20);
+        assert_eq!(b.upcalls().len(), 100);
+    }
+}

@@ -1,0 +1,452 @@
+//! One frame of the TUN device out: a packet, or up to 64 KiB of one flow to be cut into packets.
+//!
+//! With offload the kernel puts a `virtio_net_hdr` of 10 bytes (virtio 1.2, section 5.1.6, in host
+//! byte order, [`VnetHeader`]) before each frame and leaves to us what a network card would do:
+//! complete a partial checksum, and cut a TCP (TSO) or UDP (USO) super-packet into packets of
+//! `gso_size` payload bytes each. [`Segments::split`] looks at a frame once and
+//! [`Segments::write_next`] writes packet after packet to where the caller wants it, which is its
+//! place in the send buffer.
+//!
+//! Each packet gets the super-packet's headers with its own total length, IPv4 identification
+//! (counted up), TCP sequence number or UDP length, and checksums computed anew. FIN and PSH stay on
+//! the last packet, CWR on the first (RFC 3168), as a network card does.
+//!
+//! Nothing of the header but `gso_type`, `gso_size` and where the checksum goes is believed: `hdr_len`
+//! is wrong for some senders, so header lengths are read from the packet itself.
+
+use super::packet::{
+    Header, IPV6_HEADER, TCP, UDP, be16, be32, checksum, fold, pseudo_sum, put16, sum,
+};
+
+/// Flag: the checksum at `csum_start + csum_offset` holds only the pseudo-header's sum.
+const NEEDS_CSUM: u8 = 1;
+/// Flag: the checksum was verified.
+const DATA_VALID: u8 = 2;
+
+/// `gso_type` of a frame that is one packet.
+const GSO_NONE: u8 = 0;
+/// `gso_type` of TCP over IPv4.
+const GSO_TCPV4: u8 = 1;
+/// `gso_type` of TCP over IPv6.
+const GSO_TCPV6: u8 = 4;
+/// `gso_type` of UDP datagrams of equal length (USO).
+const GSO_UDP_L4: u8 = 5;
+/// Added to `gso_type` where the flow uses ECN: CWR belongs to the first segment only, which is
+/// what we do for every flow.
+const GSO_ECN: u8 = 0x80;
+
+/// Length of a TCP header without options.
+const TCP_HEADER: usize = 20;
+/// Length of a UDP header.
+const UDP_HEADER: usize = 8;
+
+/// TCP flags, in byte 13 of its header.
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+
+/// The `virtio_net_hdr` before a frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VnetHeader {
+    flags: u8,
+    gso_type: u8,
+    hdr_len: u16,
+    gso_size: u16,
+    csum_start: u16,
+    csum_offset: u16,
+}
+
+impl VnetHeader {
+    /// Its length.
+    pub const LEN: usize = 10;
+
+    /// Reads it off the front of a frame; the rest is the packet.
+    pub fn decode(frame: &[u8]) -> Option<(Self, &[u8])> {
+        let (bytes, packet) = frame.split_first_chunk::<{ Self::LEN }>()?;
+        let field = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let header = Self {
+            flags: bytes[0],
+            gso_type: bytes[1],
+            hdr_len: field(2),
+            gso_size: field(4),
+            csum_start: field(6),
+            csum_offset: field(8),
+        };
+        Some((header, packet))
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        (bytes[0], bytes[1]) = (self.flags, self.gso_type);
+        let fields = [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset];
+        for (at, field) in fields.into_iter().enumerate() {
+            bytes[2 + 2 * at..4 + 2 * at].copy_from_slice(&field.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// For a packet of which the checksums were verified here.
+    pub(super) fn verified() -> Self {
+        Self { flags: DATA_VALID, ..Self::default() }
+    }
+
+    /// For a super-packet of `gso_size` payload bytes a packet, of which the upper checksum holds
+    /// the pseudo-header's sum.
+    pub(super) fn merged(header: &Header, header_len: usize, gso_size: usize) -> Self {
+        let (gso_type, csum_offset) = match (header.protocol, header.source.is_ipv4()) {
+            (TCP, true) => (GSO_TCPV4, 16),
+            (TCP, false) => (GSO_TCPV6, 16),
+            _ => (GSO_UDP_L4, 6),
+        };
+        Self {
+            flags: NEEDS_CSUM,
+            gso_type,
+            hdr_len: header_len as u16,
+            gso_size: gso_size as u16,
+            csum_start: header.transport_at as u16,
+            csum_offset,
+        }
+    }
+}
+
+/// Why a frame cannot be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentError {
+    /// An offload that was not asked for, or the sizes contradict the packet.
+    #[error("the offload header does not fit the packet")]
+    BadOffload,
+}
+
+/// The packets of one frame, written one by one.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    packet: &'a [u8],
+    header: Header,
+    plan: Plan,
+    /// Payload bytes written so far.
+    done: usize,
+    /// Packets written so far.
+    index: u16,
+}
+
+/// What is to be done with the packet.
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    /// It goes out as it is.
+    Whole,
+    /// It goes out with its checksum completed: from `start`, stored at `at`.
+    Complete { start: usize, at: usize },
+    /// It is cut: `header_len` bytes before the payload of packets with `size` each.
+    Cut { header_len: usize, size: usize },
+    /// Everything was written.
+    Done,
+}
+
+impl<'a> Segments<'a> {
+    /// Looks at `packet`, of which `header` is what [`Header::parse`] said.
+    pub fn split(vnet: VnetHeader, packet: &'a [u8], header: Header) -> Result<Self, SegmentError> {
+        let plan = match vnet.gso_type & !GSO_ECN {
+            GSO_NONE if vnet.flags & NEEDS_CSUM != 0 => completion(vnet, packet, &header)?,
+            GSO_NONE => Plan::Whole,
+            GSO_TCPV4 if header.protocol == TCP && header.source.is_ipv4() => {
+                cut(vnet, packet, &header)?
+            }
+            GSO_TCPV6 if header.protocol == TCP && header.source.is_ipv6() => {
+                cut(vnet, packet, &header)?
+            }
+            GSO_UDP_L4 if header.protocol == UDP => cut(vnet, packet, &header)?,
+            _ => return Err(SegmentError::BadOffload),
+        };
+        Ok(Self { packet, header, plan, done: 0, index: 0 })
+    }
+
+    /// The length of the packet that [`write_next`](Self::write_next) would write, `None` after the
+    /// last.
+    pub fn next_len(&self) -> Option<usize> {
+        match self.plan {
+            Plan::Whole | Plan::Complete { .. } => Some(self.packet.len()),
+            Plan::Cut { header_len, size } => {
+                Some(header_len + size.min(self.packet.len() - header_len - self.done))
+            }
+            Plan::Done => None,
+        }
+    }
+
+    /// Writes the next packet to the start of `out`; its length, or `None` after the last or where
+    /// `out` is too short.
+    pub fn write_next(&mut self, out: &mut [u8]) -> Option<usize> {
+        let len = self.next_len()?;
+        let out = out.get_mut(..len)?;
+        match self.plan {
+            Plan::Whole => {
+                out.copy_from_slice(self.packet);
+                self.plan = Plan::Done;
+            }
+            Plan::Complete { start, at } => {
+                out.copy_from_slice(self.packet);
+                let value = checksum(sum(&out[start..]));
+                put16(out, at, udp_zero(self.header.protocol, value));
+                self.plan = Plan::Done;
+            }
+            Plan::Cut { header_len, size } => {
+                let (headers, payload) = self.packet.split_at(header_len);
+                let end = (self.done + size).min(payload.len());
+                out[..header_len].copy_from_slice(headers);
+                out[header_len..].copy_from_slice(&payload[self.done..end]);
+                self.patch(out, end == payload.len());
+                self.done = end;
+                self.index = self.index.wrapping_add(1);
+                if end == payload.len() {
+                    self.plan = Plan::Done;
+                }
+            }
+            Plan::Done => return None,
+        }
+        Some(len)
+    }
+
+    /// Makes the copied headers those of this packet.
+    fn patch(&self, out: &mut [u8], last: bool) {
+        let at = self.header.transport_at;
+        let transport_len = out.len() - at;
+        patch_ip(out, &self.header, self.index);
+        let checksum_at = if self.header.protocol == TCP {
+            let sequence = be32(self.packet, at + 4).unwrap_or_default();
+            let sequence = sequence.wrapping_add(self.done as u32);
+            out[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+            if !last {
+                out[at + 13] &= !(FIN | PSH);
+            }
+            if self.index != 0 {
+                out[at + 13] &= !CWR;
+            }
+            at + 16
+        } else {
+            put16(out, at + 4, transport_len as u16);
+            at + 6
+        };
+        put16(out, checksum_at, 0);
+        let value = checksum(pseudo_sum(&self.header, transport_len) + sum(&out[at..]));
+        put16(out, checksum_at, udp_zero(self.header.protocol, value));
+    }
+}
+
+/// Sets the lengths of an IP header without options for the packet `out`, and of IPv4 the
+/// identification (counted up by `index`) and the checksum.
+fn patch_ip(out: &mut [u8], header: &Header, index: u16) {
+    let total = out.len();
+    if header.source.is_ipv4() {
+        put16(out, 2, total as u16);
+        let id = be16(out, 4).unwrap_or_default().wrapping_add(index);
+        put16(out, 4, id);
+        put16(out, 10, 0);
+        let value = checksum(sum(&out[..header.transport_at]));
+        put16(out, 10, value);
+    } else {
+        put16(out, 4, (total - IPV6_HEADER) as u16);
+    }
+}
+
+/// Makes a super-packet's headers out of its first packet's: `total` is the length of all, and the
+/// upper checksum becomes the pseudo-header's sum. The reverse of what [`Segments`] does.
+pub(super) fn merge_headers(first: &mut [u8], header: &Header, total: usize) {
+    let at = header.transport_at;
+    if header.source.is_ipv4() {
+        put16(first, 2, total as u16);
+        put16(first, 10, 0);
+        let value = checksum(sum(&first[..at]));
+        put16(first, 10, value);
+    } else {
+        put16(first, 4, (total - IPV6_HEADER) as u16);
+    }
+    let transport_len = total - at;
+    let checksum_at = if header.protocol == TCP {
+        at + 16
+    } else {
+        put16(first, at + 4, transport_len as u16);
+        at + 6
+    };
+    put16(first, checksum_at, fold(pseudo_sum(header, transport_len).into()));
+}
+
+fn completion(vnet: VnetHeader, packet: &[u8], header: &Header) -> Result<Plan, SegmentError> {
+    let start = usize::from(vnet.csum_start);
+    let at = start + usize::from(vnet.csum_offset);
+    // The checksum belongs to an upper header: the IP header must stay what was checked.
+    if start < header.transport_at || at + 2 > packet.len() {
+        return Err(SegmentError::BadOffload);
+    }
+    Ok(Plan::Complete { start, at })
+}
+
+fn cut(vnet: VnetHeader, packet: &[u8], header: &Header) -> Result<Plan, SegmentError> {
+    let size = usize::from(vnet.gso_size);
+    let transport = packet.get(header.transport_at..).ok_or(SegmentError::BadOffload)?;
+    let transport_header = if header.protocol == TCP {
+        usize::from(transport.get(12).ok_or(SegmentError::BadOffload)? >> 4) * 4
+    } else {
+        UDP_HEADER
+    };
+    let minimum = if header.protocol == TCP { TCP_HEADER } else { UDP_HEADER };
+    let fits = header.is_plain()
+        && !header.fragment
+        && size > 0
+        && transport_header >= minimum
+        && transport_header <= transport.len();
+    if fits {
+        Ok(Plan::Cut { header_len: header.transport_at + transport_header, size })
+    } else {
+        Err(SegmentError::BadOffload)
+    }
+}
+
+/// In UDP a checksum of zero says that there is none; its other form says zero (RFC 768).
+fn udp_zero(protocol: u8, value: u16) -> u16 {
+    if protocol == UDP && value == 0 { 0xffff } else { value }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::packet::tests::{build, fix_checksums};
+    use super::*;
+
+    /// A super-packet of the flow, as the kernel hands it over, and the packets it stands for, made
+    /// by a naive reference.
+    pub(in crate::forward) fn super_packet(
+        v4: bool,
+        protocol: u8,
+        payload: &[u8],
+        size: usize,
+    ) -> (VnetHeader, Vec<u8>, Vec<Vec<u8>>) {
+        let (source, destination) =
+            if v4 { ("10.0.0.1", "10.0.0.2") } else { ("fd00::1", "fd00::2") };
+        let mut whole = build(source, destination, protocol, payload);
+        let header = Header::parse(&whole).unwrap();
+        let header_len = whole.len() - payload.len();
+        let total = whole.len();
+        let expected = payload
+            .chunks(size)
+            .enumerate()
+            .map(|(index, chunk)| {
+                let mut packet = build(source, destination, protocol, chunk);
+                let at = header.transport_at;
+                if v4 {
+                    put16(&mut packet, 4, 0x1234 + index as u16);
+                }
+                if protocol == TCP {
+                    let sequence = 1000 + (index * size) as u32;
+                    packet[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+                }
+                fix_checksums(&mut packet);
+                packet
+            })
+            .collect();
+        merge_headers(&mut whole, &header, total);
+        (VnetHeader::merged(&header, header_len, size), whole, expected)
+    }
+
+    pub(in crate::forward) fn split_all(vnet: VnetHeader, packet: &[u8]) -> Vec<Vec<u8>> {
+        let header = Header::parse(packet).unwrap();
+        let mut segments = Segments::split(vnet, packet, header).unwrap();
+        let mut packets = Vec::new();
+        let mut out = [0; 65_535];
+        while let Some(expected) = segments.next_len() {
+            let len = segments.write_next(&mut out).unwrap();
+            assert_eq!(len, expected);
+            packets.push(out[..len].to_vec());
+        }
+        assert_eq!(segments.write_next(&mut out), None);
+        packets
+    }
+
+    #[test]
+    fn super_packets_become_the_packets_a_naive_reference_makes() {
+        let payload: Vec<u8> = (0..60_001u32).map(|i| (i % 253) as u8).collect();
+        for v4 in [true, false] {
+            for protocol in [TCP, UDP] {
+                for (len, size) in [(60_001, 1228), (1, 1), (100, 100), (101, 100), (5000, 9)] {
+                    let (vnet, whole, expected) = super_packet(v4, protocol, &payload[..len], size);
+                    assert_eq!(split_all(vnet, &whole), expected, "{v4} {protocol} {len} {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fin_and_psh_stay_on_the_last_packet_and_cwr_on_the_first() {
+        let (vnet, mut whole, _) = super_packet(true, TCP, &[1; 300], 100);
+        whole[33] |= FIN | PSH | CWR;
+        let flags: Vec<u8> = split_all(vnet, &whole).iter().map(|packet| packet[33]).collect();
+        assert_eq!(flags, [0x10 | CWR, 0x10, 0x10 | FIN | PSH]);
+        let ecn = VnetHeader { gso_type: GSO_TCPV4 | GSO_ECN, ..vnet };
+        assert_eq!(split_all(ecn, &whole).len(), 3);
+    }
+
+    #[test]
+    fn a_header_length_that_lies_changes_nothing() {
+        let (vnet, whole, expected) = super_packet(false, TCP, &[9; 3000], 1000);
+        for hdr_len in [0, 1, 40, 60, 2999, u16::MAX] {
+            assert_eq!(split_all(VnetHeader { hdr_len, ..vnet }, &whole), expected);
+        }
+    }
+
+    #[test]
+    fn a_partial_checksum_is_completed() {
+        for (v4, protocol) in [(true, TCP), (true, UDP), (false, TCP), (false, UDP)] {
+            let (vnet, whole, expected) = super_packet(v4, protocol, b"odd length!", 1400);
+            let single = VnetHeader { gso_type: GSO_NONE, gso_size: 0, ..vnet };
+            assert_eq!(split_all(single, &whole), expected);
+            assert_eq!(split_all(VnetHeader::default(), &expected[0]), expected);
+        }
+    }
+
+    #[test]
+    fn offloads_that_contradict_the_packet_are_refused() {
+        let (vnet, whole, _) = super_packet(true, TCP, &[1; 300], 100);
+        let header = Header::parse(&whole).unwrap();
+        let refused = |vnet: VnetHeader, packet: &[u8]| {
+            let header = Header::parse(packet).unwrap_or(header);
+            Segments::split(vnet, packet, header).is_err()
+        };
+        assert!(refused(VnetHeader { gso_size: 0, ..vnet }, &whole));
+        for gso_type in [2, 3, GSO_TCPV6, GSO_UDP_L4, 6, 0x7f] {
+            assert!(refused(VnetHeader { gso_type, ..vnet }, &whole), "type {gso_type}");
+        }
+        let mut offset = whole.clone();
+        for words in [0, 4] {
+            offset[32] = words << 4;
+            assert!(refused(vnet, &offset));
+        }
+        let mut short = build("10.0.0.1", "10.0.0.2", TCP, &[]);
+        short.truncate(40);
+        put16(&mut short, 2, 40);
+        short[32] = 0xf0;
+        assert!(refused(vnet, &short), "a TCP header longer than the packet");
+        let mut fragment = whole.clone();
+        put16(&mut fragment, 6, 0x2000);
+        assert!(refused(vnet, &fragment));
+        let single = VnetHeader { gso_type: GSO_NONE, ..vnet };
+        for (csum_start, csum_offset) in [(0, 10), (19, 0), (351, 0), (20, 331), (65_535, 65_535)] {
+            assert!(refused(VnetHeader { csum_start, csum_offset, ..single }, &whole));
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_short_is_not_written() {
+        let (vnet, whole, _) = super_packet(true, TCP, &[1; 300], 100);
+        let header = Header::parse(&whole).unwrap();
+        let mut segments = Segments::split(vnet, &whole, header).unwrap();
+        assert_eq!(segments.write_next(&mut [0; 151]), None);
+        assert_eq!(segments.write_next(&mut [0; 152]), Some(152));
+    }
+
+    #[test]
+    fn the_vnet_header_survives_its_bytes() {
+        let (vnet, ..) = super_packet(true, UDP, &[1; 300], 100);
+        let mut frame = vnet.encode().to_vec();
+        frame.extend_from_slice(b"rest");
+        assert_eq!(VnetHeader::decode(&frame), Some((vnet, &b"rest"[..])));
+        assert_eq!(VnetHeader::decode(&frame[..9]), None);
+    }
+}

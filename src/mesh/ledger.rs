@@ -1,0 +1,139 @@
+//! The membership as this device holds it: genesis, logs, and the roster that follows from them.
+//!
+//! [`Ledger`] is the only owner of the logs. An op gets in through [`Ledger::accept`], which
+//! verifies it, or through [`Ledger::append`], which takes what this device signed itself after it
+//! was written to disk. After either, [`Ledger::derive`] says which devices came and went; the
+//! roster in force is always the one of the last `derive`.
+
+use std::collections::BTreeMap;
+
+use crate::identity::{DeviceId, NetworkId, RootId};
+use crate::membership::log::{Inserted, LogError};
+use crate::membership::op::OpError;
+use crate::membership::pen::PenError;
+use crate::membership::{Author, Genesis, Logs, Member, Op, OpBody, OpId, Roster, SignedOp};
+use crate::membership::{UnixTime, Unverified, Verified};
+
+/// Genesis, logs and roster of one network.
+#[derive(Debug)]
+pub struct Ledger {
+    network: NetworkId,
+    /// `None` while a joining device has not been shown it.
+    genesis: Option<Genesis>,
+    logs: Logs,
+    roster: Roster,
+}
+
+/// The logs of these ops, in whatever order they lie on disk, and how many found no place.
+///
+/// An admin's ops find their place only after the root's op that names the admin.
+pub fn gather(root: RootId, ops: Vec<Verified<SignedOp>>) -> (Logs, usize) {
+    let mut logs = Logs::new(root);
+    let mut waiting = ops;
+    loop {
+        let before = waiting.len();
+        waiting.retain(|op| logs.insert(op.clone()).is_err());
+        if waiting.is_empty() || waiting.len() == before {
+            return (logs, waiting.len());
+        }
+    }
+}
+
+/// How the roster differs from the one before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Devices that are live and were not.
+    pub added: Vec<DeviceId>,
+    /// Devices that were live and are not, as they were.
+    pub removed: Vec<Member>,
+    /// Devices that are live and look different: another name, address or key.
+    pub altered: Vec<DeviceId>,
+}
+
+/// Why an op was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptError {
+    /// It is not an op of this network.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// The logs are full.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Ledger {
+    /// An empty ledger of `network`, which knows nothing but the id.
+    pub fn empty(network: NetworkId) -> Self {
+        // No key verifies under an all-zero root, so this takes no ops.
+        let logs = Logs::new(RootId([0; 32]));
+        Self { network, genesis: None, logs, roster: Roster::default() }
+    }
+
+    /// The ledger of a network of which the genesis is known.
+    pub fn new(genesis: Genesis, logs: Logs, now: UnixTime) -> Self {
+        let roster = Roster::derive(&genesis, &logs, now);
+        Self { network: genesis.network_id(), genesis: Some(genesis), logs, roster }
+    }
+
+    /// The network.
+    pub fn network(&self) -> &NetworkId {
+        &self.network
+    }
+
+    /// The genesis, once it is known.
+    pub fn genesis(&self) -> Option<&Genesis> {
+        self.genesis.as_ref()
+    }
+
+    /// Every op.
+    pub fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// The roster in force.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Verifies and takes an op; `None` where it was known already.
+    pub fn accept(&mut self, op: Unverified<SignedOp>) -> Result<Option<OpId>, AcceptError> {
+        let op = op.verify(&self.network)?;
+        self.append(op)
+    }
+
+    /// Takes an op that is verified; `None` where it was known already.
+    pub fn append(&mut self, op: Verified<SignedOp>) -> Result<Option<OpId>, AcceptError> {
+        let id = op.id();
+        Ok(match self.logs.insert(op)? {
+            Inserted::New => Some(id),
+            Inserted::Known => None,
+        })
+    }
+
+    /// The op that would come next in the log of `author`.
+    pub fn next(&self, author: Author, time: UnixTime, body: OpBody) -> Result<Op, PenError> {
+        self.logs.next_op(author, time, body)
+    }
+
+    /// Derives the roster anew and says what changed.
+    pub fn derive(&mut self, now: UnixTime) -> Changes {
+        let Some(genesis) = &self.genesis else { return Changes::default() };
+        let new = Roster::derive(genesis, &self.logs, now);
+        let old = std::mem::replace(&mut self.roster, new);
+        let before: BTreeMap<_, _> = old.members().map(|member| (member.id, member)).collect();
+        let mut changes = Changes::default();
+        for member in self.roster.members() {
+            match before.get(&member.id) {
+                None => changes.added.push(member.id),
+                Some(old) if *old != member => changes.altered.push(member.id),
+                Some(_) => {}
+            }
+        }
+        changes.removed = before
+            .into_values()
+            .filter(|member| self.roster.get(&member.id).is_none())
+            .cloned()
+            .collect();
+        changes
+    }
+}

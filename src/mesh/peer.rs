@@ -1,0 +1,176 @@
+//! One device with which this one exchanges datagrams now.
+//!
+//! A [`Peer`] exists only while it is in use: while user data flows, while it is one of the
+//! neighbours that keep the roster in sync, or while somebody waits for it. It owns the slot that
+//! the packet path shares, the agent that finds a way to it, and the packets that wait for a
+//! session.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::greeting::Greeting;
+use super::key::PeerKey;
+use super::path::PathAgent;
+use crate::forward::PeerSlot;
+use crate::identity::{DeviceId, WgPublicKey};
+use crate::membership::invite::InviteId;
+
+/// Packets kept for a device to which a session is being made: the first few of a connection, so
+/// that a SYN or the first pings survive the handshake.
+const WAITING_PACKETS: usize = 8;
+
+/// A packet that waited longer is of no use to its sender, who has sent it again by then.
+const WAITING_TIME: Duration = Duration::from_secs(5);
+
+/// After this long without user data a peer that is no neighbour is let go.
+const IDLE_AFTER: Duration = Duration::from_secs(300);
+
+/// User data within this time makes a peer active, which has its path watched closely.
+const ACTIVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// A live member.
+    Member(DeviceId),
+    /// Whoever holds an invite, as this device sees it, which may sponsor it.
+    Guest(InviteId),
+    /// A guest under its new key, not admitted yet.
+    Applicant,
+    /// A sponsor, as this device sees it, which wants to join: under the guest key.
+    Sponsor,
+    /// A sponsor, under the new key of this device.
+    Admitter,
+}
+
+/// One device in use.
+pub struct Peer {
+    /// Its number, the one of its slot.
+    pub key: PeerKey,
+    /// Who it is.
+    pub who: Who,
+    /// Its WireGuard key.
+    pub remote: WgPublicKey,
+    /// What the packet path shares.
+    pub slot: Arc<PeerSlot>,
+    /// Finds and keeps a way to it.
+    pub path: PathAgent,
+    /// The introduction inside the tunnel.
+    pub greeting: Greeting,
+    /// Whether this side starts the handshake when both could.
+    pub leads: bool,
+    /// Whether the roster's sync keeps it connected.
+    pub neighbour: bool,
+    /// Until when somebody waits for it.
+    pub wanted_until: Instant,
+    /// When to start a handshake if there is no session by then.
+    pub handshake_at: Option<Instant>,
+    /// When it came into use.
+    pub born: Instant,
+    waiting: VecDeque<(Instant, Vec<u8>)>,
+}
+
+/// How much a peer is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Not at all: it may go.
+    None,
+    /// Its path is kept open.
+    Warm,
+    /// User data flows.
+    Active,
+}
+
+impl Peer {
+    /// A peer that just came into use.
+    pub fn new(slot: Arc<PeerSlot>, who: Who, remote: WgPublicKey, path: PathAgent) -> Self {
+        let born = slot.born();
+        Self {
+            key: PeerKey(slot.index.0),
+            who,
+            remote,
+            slot,
+            path,
+            greeting: Greeting::default(),
+            leads: false,
+            neighbour: false,
+            wanted_until: born,
+            handshake_at: None,
+            born,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Whether this side ever starts a handshake: a guest's key only ever knocks.
+    pub fn initiates(&self) -> bool {
+        !matches!(self.who, Who::Guest(_) | Who::Applicant)
+    }
+
+    /// The member it is, where it is one.
+    pub fn device(&self) -> Option<DeviceId> {
+        match self.who {
+            Who::Member(device) => Some(device),
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
+        }
+    }
+
+    /// Keeps a packet until there is a session; the oldest makes room.
+    pub fn hold(&mut self, packet: Vec<u8>, now: Instant) {
+        if self.waiting.len() == WAITING_PACKETS {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((now, packet));
+    }
+
+    /// The packets that still are of use.
+    pub fn take_waiting(&mut self, now: Instant) -> impl Iterator<Item = Vec<u8>> {
+        std::mem::take(&mut self.waiting)
+            .into_iter()
+            .filter(move |(since, _)| now.duration_since(*since) <= WAITING_TIME)
+            .map(|(_, packet)| packet)
+    }
+
+    /// Whether a session and a path stand.
+    pub fn is_connected(&self) -> bool {
+        self.path.primary().is_some() && self.slot.tunnel.lock().has_session()
+    }
+
+    /// How much it is needed at `now`.
+    pub fn need(&self, now: Instant) -> Need {
+        let data = self.last_user_data();
+        if data.is_some_and(|at| now.duration_since(at) < ACTIVE_WITHIN) {
+            Need::Active
+        } else if self.neighbour
+            || now < self.wanted_until
+            || data.is_some_and(|at| now.duration_since(at) < IDLE_AFTER)
+        {
+            Need::Warm
+        } else {
+            Need::None
+        }
+    }
+
+    /// When user data last went either way.
+    pub fn last_user_data(&self) -> Option<Instant> {
+        let stats = &self.slot.stats;
+        self.at(stats.last_data_sent_ms.load(Ordering::Relaxed))
+            .max(self.at(stats.last_data_received_ms.load(Ordering::Relaxed)))
+    }
+
+    /// When user data last went out.
+    pub fn last_sent(&self) -> Option<Instant> {
+        self.at(self.slot.stats.last_data_sent_ms.load(Ordering::Relaxed))
+    }
+
+    /// When anything authentic last came in.
+    pub fn last_seen(&self) -> Option<Instant> {
+        self.at(self.slot.stats.last_authentic_ms.load(Ordering::Relaxed))
+    }
+
+    /// The instant of a statistic in milliseconds since the slot was made; zero is never.
+    fn at(&self, ms: u64) -> Option<Instant> {
+        self.slot.instant_of(ms)
+    }
+}

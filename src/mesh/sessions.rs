@@ -1,0 +1,349 @@
+//! Tunnels to peers: who gets one, how its session is made, and what waits for it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::event::{Output, Transmit};
+use super::path::{Demand, PathAgent, PathEvent};
+use super::peer::{Peer, Who};
+use super::directory::Source;
+use super::tags::Caller;
+use super::*;
+use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
+use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
+use crate::identity::{DeviceId, WgSecret};
+use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
+
+/// The side that does not lead waits this long for the other's handshake before it starts its own:
+/// several round trips of a slow path, and still unnoticed by a user.
+const FOLLOW_AFTER: Duration = Duration::from_millis(500);
+
+/// A handshake that was not answered on a path that was is tried again after this long. WireGuard's
+/// own 5 s would be most of the time a user waits for a join.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a peer that somebody asked for is kept without a sign of use.
+pub(super) const WANTED_FOR: Duration = Duration::from_secs(60);
+
+/// WireGuard message types.
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+
+impl Mesh {
+    pub(super) fn handle_upcall(&mut self, upcall: Upcall, now: Instant) -> Result<(), InputError> {
+        match upcall {
+            Upcall::Datagram { from, bytes } => self.handle_stun(from, &bytes, now),
+            Upcall::Handshake { from, bytes } => self.handle_handshake(from, &bytes, now),
+            Upcall::Control { slot, bytes } => self.handle_control(PeerKey(slot.0), &bytes, now),
+            Upcall::NoSession { destination, packet } => {
+                self.handle_no_session(destination, packet, now)
+            }
+            Upcall::Awake { slot } => {
+                self.handle_tunnel_timeout(PeerKey(slot.0), now);
+                Ok(())
+            }
+            Upcall::Roamed { slot, from } => {
+                self.handle_roamed(PeerKey(slot.0), from, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// A STUN message: an answer of a reflector, an answer to a check, or a check.
+    fn handle_stun(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), InputError> {
+        match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
+            stun::Envelope::Request(tag) => {
+                let (caller, key) = self.tags.find(&tag).ok_or(InputError::Stranger)?;
+                let request =
+                    CheckRequest::decode(bytes, key).map_err(|_| InputError::NotAuthentic)?;
+                if !self.tags.may_answer(now) {
+                    return Err(InputError::TooMany);
+                }
+                let peer = self.bring(caller, now).ok_or(InputError::TooMany)?;
+                let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
+                peer.path.handle_request(from, &request, now);
+            }
+            stun::Envelope::Response(transaction) => {
+                if self.reach.awaits(&transaction) {
+                    let response = StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
+                    self.reach.handle_stun(from, &response, now);
+                    return Ok(());
+                }
+                let key = self.peers.checked(bytes).ok_or(InputError::Stranger)?;
+                let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
+                let response = CheckResponse::decode(bytes, peer.path.key());
+                let response = response.map_err(|_| InputError::NotAuthentic)?;
+                peer.path.handle_response(from, &response, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// A WireGuard handshake message of which the MACs verified.
+    fn handle_handshake(
+        &mut self,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), InputError> {
+        let key = if bytes.first() == Some(&INITIATION) {
+            let remote = initiator_of(&self.me.identity.wg, bytes).ok_or(InputError::NotAuthentic)?;
+            let caller = self.tags.by_remote(&remote).ok_or(InputError::Stranger)?;
+            self.bring(caller, now).ok_or(InputError::TooMany)?
+        } else {
+            PeerKey(receiver_slot(bytes).ok_or(InputError::Malformed)?)
+        };
+        let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
+        let mut answers = Vec::new();
+        let outcome = peer.slot.tunnel.lock().handle_handshake(bytes, &mut answers, now);
+        self.transmit_all(from, answers);
+        match outcome.map_err(|_| InputError::NotAuthentic)? {
+            HandshakeOutcome::Established => self.session_stands(key, now),
+            HandshakeOutcome::Responded | HandshakeOutcome::CookieStored => {}
+        }
+        Ok(())
+    }
+
+    /// A packet for a member to which there is no session.
+    fn handle_no_session(
+        &mut self,
+        destination: IpAddr,
+        packet: Vec<u8>,
+        now: Instant,
+    ) -> Result<(), InputError> {
+        let roster = self.ledger.roster();
+        let member = roster.by_address(destination).ok_or(InputError::Stranger)?;
+        let caller = Caller { who: Who::Member(member.id), remote: member.wg };
+        let key = self.bring(caller, now).ok_or(InputError::TooMany)?;
+        let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
+        peer.hold(packet, now);
+        peer.wanted_until = now + WANTED_FOR;
+        if peer.is_connected() {
+            self.send_waiting(key, now);
+        }
+        Ok(())
+    }
+
+    /// The peer of `caller`, taken into use where it is not. `None` where there are too many.
+    pub(super) fn bring(&mut self, caller: Caller, now: Instant) -> Option<PeerKey> {
+        if let Some(peer) = self.peers.of(&caller.who).find(|peer| peer.remote == caller.remote) {
+            return Some(peer.key);
+        }
+        let index = self.peers.free_number()?;
+        let local = self.local_secret(caller.who)?;
+        let check = self.tags.key(&caller)?.clone();
+        let tunnel = Tunnel::new(&local, &caller.remote, index)?;
+        let leads = check.is_lower();
+        let slot = self.slot(index, caller.who, tunnel, now);
+        let path = {
+            let unix = self.unix(now).0;
+            PathAgent::new(check, self.rng.random(), self.surroundings(), unix, now)
+        };
+        let mut peer = Peer::new(Arc::new(slot), caller.who, caller.remote, path);
+        peer.leads = leads || matches!(caller.who, Who::Sponsor | Who::Admitter);
+        peer.wanted_until = now + WANTED_FOR;
+        peer.path.set_demand(Demand::Warm, now);
+        if let Who::Member(device) = caller.who {
+            peer.path.set_remotes(&self.directory.endpoints(&device, now), now);
+            self.directory.want(device, now);
+        }
+        let key = peer.key;
+        self.peers.insert(peer);
+        self.deadlines.set(Timer::Peer(key), Some((now, "a peer came into use")));
+        Some(key)
+    }
+
+    /// A slot for `who`: members carry user data from their own addresses, all others control.
+    fn slot(&self, index: SlotIndex, who: Who, tunnel: Tunnel, now: Instant) -> PeerSlot {
+        let member = match who {
+            Who::Member(device) => self.ledger.roster().get(&device),
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
+        };
+        let carries = if member.is_some() { Carries::Everything } else { Carries::ControlOnly };
+        let allowed = member.map(allowed_sources).unwrap_or_default();
+        PeerSlot::new(index, tunnel, allowed, carries, now)
+    }
+
+    /// The static secret that this device uses towards `who`.
+    fn local_secret(&self, who: Who) -> Option<WgSecret> {
+        match (who, &self.joins) {
+            (Who::Sponsor, Joins::Joiner(joiner)) => Some(joiner.guest_secret().clone()),
+            (Who::Sponsor, Joins::Sponsor(_)) => None,
+            _ => Some(self.me.identity.wg.clone()),
+        }
+    }
+
+    /// `caller` may send checks and handshakes from now on.
+    pub(super) fn allow(&mut self, caller: Caller) {
+        if self.tags.key(&caller).is_some() {
+            return;
+        }
+        let Some(local) = self.local_secret(caller.who) else { return };
+        if let Some(key) = CheckKey::derive(&local, &caller.remote) {
+            self.tags.insert(caller, key);
+        }
+    }
+
+    /// `caller` is nobody any more: its tunnel ends at once.
+    pub(super) fn forbid(&mut self, caller: &Caller, now: Instant) {
+        self.tags.remove(caller);
+        let keys: Vec<_> = self
+            .peers
+            .of(&caller.who)
+            .filter(|peer| peer.remote == caller.remote)
+            .map(|peer| peer.key)
+            .collect();
+        keys.into_iter().for_each(|key| self.drop_peer(key, now));
+    }
+
+    /// Takes a peer out of use.
+    pub(super) fn drop_peer(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.remove(key) else { return };
+        for timer in [Timer::Path(key), Timer::Tunnel(key), Timer::Peer(key)] {
+            self.deadlines.set(timer, None);
+        }
+        if let Some(device) = peer.device() {
+            self.gossip.peer_down(&device, self.ledger.logs(), now);
+            self.directory.unwant(&device, now);
+        }
+    }
+
+    /// What a peer's path agent wants done.
+    pub(super) fn drain_path(&mut self, key: PeerKey, now: Instant) {
+        while let Some(peer) = self.peers.get_mut(key) {
+            if let Some(transmit) = peer.path.poll_transmit() {
+                self.peers.note_check(&transmit.payload, key);
+                self.outputs.push_back(Output::Transmit(transmit));
+            } else if let Some(event) = peer.path.poll_event() {
+                self.handle_path_event(key, event, now);
+            } else {
+                break;
+            }
+        }
+        let Some(peer) = self.peers.get(key) else { return };
+        self.deadlines.set(Timer::Path(key), peer.path.poll_timeout());
+        let tunnel = peer.slot.tunnel.lock().poll_timeout();
+        self.deadlines.set(Timer::Tunnel(key), tunnel);
+    }
+
+    fn handle_path_event(&mut self, key: PeerKey, event: PathEvent, now: Instant) {
+        match event {
+            PathEvent::Validated(path) | PathEvent::PrimaryChanged(path) => {
+                let Some(peer) = self.peers.touch(key) else { return };
+                peer.slot.set_endpoint(Some(path.endpoint));
+                let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
+                let device = peer.device();
+                let needed = peer.initiates() && !peer.slot.tunnel.lock().has_session();
+                if needed && peer.handshake_at.is_none() {
+                    peer.handshake_at = Some(now + after);
+                    self.next_look(key, now + after);
+                }
+                if let Some(device) = device {
+                    self.directory.accept(device, &[path.endpoint], Source::Gossip, now);
+                }
+            }
+            PathEvent::Lost => {
+                let Some(peer) = self.peers.touch(key) else { return };
+                peer.slot.set_endpoint(None);
+                let device = peer.device();
+                if let Some(device) = device {
+                    self.gossip.peer_down(&device, self.ledger.logs(), now);
+                    self.directory.want(device, now);
+                }
+                self.reach.suspect(now);
+                self.connections_changed(now);
+            }
+            PathEvent::Observed(address) => {
+                if let Some(device) = self.peers.get(key).and_then(Peer::device) {
+                    self.reach.note_observed(device, address, now);
+                }
+            }
+        }
+    }
+
+    /// Starts a handshake on the path that answered, where one is needed.
+    pub(super) fn shake_hands(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.touch(key) else { return };
+        let Some(endpoint) = peer.path.primary().map(|path| path.endpoint) else {
+            peer.handshake_at = None;
+            return;
+        };
+        let mut tunnel = peer.slot.tunnel.lock();
+        if tunnel.has_session() {
+            peer.handshake_at = None;
+            return;
+        }
+        let payload = tunnel.initiate(now);
+        drop(tunnel);
+        peer.handshake_at = Some(now + RETRY_AFTER);
+        self.outputs.push_back(Output::Transmit(Transmit { to: endpoint, payload }));
+    }
+
+    /// A tunnel's timers are due.
+    pub(super) fn handle_tunnel_timeout(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.touch(key) else { return };
+        let mut datagrams = Vec::new();
+        peer.slot.tunnel.lock().handle_timeout(&mut datagrams, now);
+        if let Some(endpoint) = peer.slot.endpoint() {
+            self.transmit_all(endpoint, datagrams);
+        }
+    }
+
+    /// A session was made: whoever waits for it goes on.
+    pub(super) fn session_stands(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.touch(key) else { return };
+        peer.handshake_at = None;
+        match peer.who {
+            Who::Member(_) => self.say_hello(key, now),
+            Who::Sponsor | Who::Admitter => self.sponsor_connected(key, now),
+            Who::Guest(_) | Who::Applicant => {}
+        }
+        self.send_waiting(key, now);
+        self.connections_changed(now);
+    }
+
+    /// Sends the packets that waited for a session.
+    pub(super) fn send_waiting(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.touch(key) else { return };
+        let Some(endpoint) = peer.slot.endpoint() else { return };
+        let packets: Vec<_> = peer.take_waiting(now).collect();
+        let slot = peer.slot.clone();
+        let sealed = packets.iter().filter_map(|packet| {
+            let datagram = slot.tunnel.lock().seal_to_vec(packet, now).ok()?;
+            slot.note_sent(packet.len(), now);
+            Some(datagram)
+        });
+        let sealed: Vec<_> = sealed.collect();
+        self.transmit_all(endpoint, sealed);
+    }
+
+    pub(super) fn transmit_all(&mut self, to: SocketAddr, payloads: Vec<Vec<u8>>) {
+        let transmits = payloads.into_iter().map(|payload| Transmit { to, payload });
+        self.outputs.extend(transmits.map(Output::Transmit));
+    }
+
+    /// The peer of a member, taken into use where it is not.
+    pub(super) fn bring_member(&mut self, device: &DeviceId, now: Instant) -> Option<PeerKey> {
+        let remote = self.ledger.roster().get(device)?.wg;
+        self.bring(Caller { who: Who::Member(*device), remote }, now)
+    }
+}
+
+/// The inner sources of a member: its own addresses, and what its certificate routes to it.
+pub(super) fn allowed_sources(member: &crate::membership::Member) -> Vec<(IpAddr, u8)> {
+    let ipv4 = member.ipv4.map(|address| (IpAddr::V4(address), 32));
+    let ipv6 = (IpAddr::V6(member.ipv6), 128);
+    std::iter::once(ipv6).chain(ipv4).chain(member.routes.iter().copied()).collect()
+}
+
+/// The slot that a handshake response or cookie reply is for: the upper 24 bits of its receiver
+/// index, which follows the sender index in a response and the type in a cookie reply.
+fn receiver_slot(bytes: &[u8]) -> Option<u32> {
+    let at = if bytes.first() == Some(&RESPONSE) { 8 } else { 4 };
+    let index = bytes.get(at..at + 4)?;
+    Some(u32::from_le_bytes(index.try_into().expect("four bytes were taken")) >> 8)
+}
+

@@ -1,0 +1,377 @@
+//! What is due by time, and what the host and the roster change under our feet.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom;
+
+use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
+use super::candidate::Surroundings;
+use super::path::Demand;
+use super::peer::{Need, Peer, Who};
+use super::tags::Caller;
+use super::*;
+use crate::identity::DeviceId;
+use crate::identity::address::{IPV6_PREFIX_LEN, ipv6_prefix};
+use crate::membership::roster::Standing;
+use crate::membership::{OpBody, SignedOp, Verified};
+use crate::wire::control::{Control, OpBytes, Ops};
+
+/// Members that are kept connected so that the roster spreads: with eight random neighbours each, a
+/// new op reaches every device of a network of thousands in a handful of steps.
+const NEIGHBOURS: usize = 8;
+
+/// How often a device looks whether it has its neighbours.
+const NEIGHBOURS_EVERY: Duration = Duration::from_secs(30);
+
+/// A neighbour that was not reached for this long makes room for another member.
+const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often a peer's needs are looked at: closely while user data flows, so that a dead path is
+/// noticed within seconds.
+const ACTIVE_EVERY: Duration = Duration::from_secs(1);
+/// While nothing flows, a look every few seconds is enough.
+pub(super) const WARM_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the cache goes to disk, where it changed. It only makes a start quicker.
+const CACHE_EVERY: Duration = Duration::from_secs(60);
+
+impl Mesh {
+    pub(super) fn handle_timer(&mut self, timer: Timer, now: Instant) {
+        match timer {
+            Timer::Path(key) => {
+                if let Some(peer) = self.peers.touch(key) {
+                    peer.path.handle_timeout(now);
+                }
+            }
+            Timer::Tunnel(key) => self.handle_tunnel_timeout(key, now),
+            Timer::Peer(key) => self.handle_peer_due(key, now),
+            Timer::Reach => self.reach.handle_timeout(now),
+            Timer::Directory => self.directory.handle_timeout(now),
+            Timer::Publisher => self.publisher.handle_timeout(now),
+            Timer::Beacons => self.beacons.handle_timeout(now),
+            Timer::Gossip => self.gossip.handle_timeout(self.ledger.logs(), now),
+            Timer::Joins => self.handle_joins_due(now),
+            Timer::Clients => {
+                self.handle_pings(now);
+                self.first_invite(now);
+            }
+            Timer::Roster => self.roster_changed(now),
+            Timer::Tags => self.roll_tags(now),
+            Timer::Cache => self.save_cache(now),
+            Timer::Neighbours => self.choose_neighbours(now),
+        }
+    }
+
+    /// This device is a member: everything that runs by itself begins.
+    pub(super) fn begin(&mut self, cache: &[u8], now: Instant) {
+        self.load_cache(cache);
+        self.secret_known(now);
+        if self.settings.port_mapping {
+            self.outputs.push_back(Output::MapPort);
+        }
+        self.reach.set_demand(true, now);
+        self.roster_changed(now);
+        self.choose_neighbours(now);
+        self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
+    }
+
+    /// K_net is known: records and beacons can be read and written.
+    pub(super) fn secret_known(&mut self, now: Instant) {
+        if let Some(secret) = &self.me.secret {
+            let own = self.me.identity.id.public();
+            self.directory.set_network(own, secret.clone(), now);
+            let id = self.me.identity.id.clone();
+            self.publisher.set_network(id, secret.clone(), now);
+            self.beacons.set_network(own, secret, now);
+        }
+    }
+
+    /// The set of ops or the time changed: who belongs follows, and is enforced at once.
+    pub(super) fn roster_changed(&mut self, now: Instant) {
+        let unix = self.unix(now);
+        let changes = self.ledger.derive(unix);
+        let this = self.me.identity.id.public();
+        for member in &changes.removed {
+            self.send_last_word(&member.id, now);
+            self.forbid(&Caller { who: Who::Member(member.id), remote: member.wg }, now);
+            self.directory.forget(&member.id, now);
+        }
+        for device in changes.altered.iter().filter(|device| **device != this) {
+            // The slot holds the device's old addresses or key.
+            let stale: Vec<_> = self.peers.of(&Who::Member(*device)).map(|peer| peer.key).collect();
+            stale.into_iter().for_each(|key| self.drop_peer(key, now));
+        }
+        self.allow_members(now);
+        self.sync_invites(now);
+        self.refresh_state(now);
+        if !changes.added.is_empty() || !changes.removed.is_empty() {
+            self.choose_neighbours(now);
+        }
+        let next = self.ledger.roster().next_change();
+        let due = next.map(|at| (self.wall.instant(at, now), "a certificate or invite changes"));
+        self.deadlines.set(Timer::Roster, due);
+    }
+
+    fn allow_members(&mut self, now: Instant) {
+        let this = self.me.identity.id.public();
+        let members: Vec<_> = self
+            .ledger
+            .roster()
+            .members()
+            .filter(|member| member.id != this)
+            .map(|member| Caller { who: Who::Member(member.id), remote: member.wg })
+            .collect();
+        let stale: Vec<_> = self
+            .tags
+            .callers()
+            .filter(|caller| matches!(caller.who, Who::Member(_)) && !members.contains(caller))
+            .copied()
+            .collect();
+        stale.iter().for_each(|caller| self.forbid(caller, now));
+        members.into_iter().for_each(|caller| self.allow(caller));
+    }
+
+    /// Where this device stands decides whether the interface is on.
+    pub(super) fn refresh_state(&mut self, now: Instant) {
+        use api::NetworkState as S;
+        if matches!(self.joins, Joins::Joiner(_)) {
+            self.me.state = S::Joining;
+            return;
+        }
+        let before = self.me.state;
+        self.me.state = match self.ledger.roster().standing(&self.me.identity.id.public()) {
+            Standing::Live if self.me.up => S::Up,
+            Standing::Live => S::Down,
+            Standing::Expired { .. } => S::Expired,
+            Standing::Revoked { .. } | Standing::Refused(_) | Standing::Unknown => S::Revoked,
+        };
+        if matches!(self.me.state, S::Revoked | S::Expired) && self.me.state != before {
+            self.retire(now);
+        }
+        let wanted = (self.me.state == S::Up).then(|| self.interface());
+        if wanted != self.me.interface {
+            self.me.interface = wanted.clone();
+            self.outputs.push_back(Output::Configure(wanted));
+            self.peers.note_slots_changed();
+        }
+    }
+
+    /// This device does not belong any more: nothing of it stays open.
+    fn retire(&mut self, now: Instant) {
+        let keys: Vec<_> = self.peers.iter().map(|peer| peer.key).collect();
+        keys.into_iter().for_each(|key| self.drop_peer(key, now));
+        self.outputs.push_back(Output::UnmapPort);
+    }
+
+    /// Looks after one peer: its handshake, how closely its path is watched, whether it may go.
+    fn handle_peer_due(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.touch(key) else { return };
+        if peer.handshake_at.is_some_and(|at| at <= now) {
+            self.shake_hands(key, now);
+        }
+        let Some(peer) = self.peers.touch(key) else { return };
+        if peer.greeting.again_at().is_some_and(|at| at <= now) {
+            self.say_hello(key, now);
+        }
+        let Some(peer) = self.peers.touch(key) else { return };
+        let need = peer.need(now);
+        let (demand, next) = match need {
+            Need::None => {
+                if !self.is_needed_otherwise(key) {
+                    return self.drop_peer(key, now);
+                }
+                (Demand::Idle, WARM_EVERY)
+            }
+            Need::Warm => (Demand::Warm, WARM_EVERY),
+            Need::Active => (Demand::Active, ACTIVE_EVERY),
+        };
+        let Some(peer) = self.peers.touch(key) else { return };
+        peer.path.set_demand(demand, now);
+        peer.path.note_traffic(peer.last_sent(), peer.last_seen(), now);
+        self.next_look(key, now + next);
+    }
+
+    /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due.
+    pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let due = [peer.handshake_at, peer.greeting.again_at()].into_iter().flatten();
+        let due = due.fold(latest, Instant::min);
+        self.deadlines.set(Timer::Peer(key), Some((due, "a peer's needs are looked at")));
+    }
+
+    /// Guests and sponsors stay for as long as the join machines know them.
+    fn is_needed_otherwise(&self, key: PeerKey) -> bool {
+        let Some(peer) = self.peers.get(key) else { return false };
+        match peer.who {
+            Who::Member(_) => false,
+            Who::Sponsor | Who::Admitter => matches!(self.joins, Joins::Joiner(_)),
+            Who::Guest(_) | Who::Applicant => peer.is_connected(),
+        }
+    }
+
+    /// Keeps [`NEIGHBOURS`] random members connected.
+    fn choose_neighbours(&mut self, now: Instant) {
+        let again = Some((now + NEIGHBOURS_EVERY, "neighbours are chosen"));
+        self.deadlines.set(Timer::Neighbours, again);
+        if !matches!(self.me.state, api::NetworkState::Up | api::NetworkState::Down) {
+            return;
+        }
+        let (mut have, mut others) = (0, Vec::new());
+        for member in self.others().map(|member| member.id).collect::<Vec<_>>() {
+            let peer = self.peers.of(&Who::Member(member)).next();
+            match peer {
+                Some(peer) if peer.neighbour && !is_hopeless(peer, now) => have += 1,
+                _ => others.push(member),
+            }
+        }
+        if have >= NEIGHBOURS || others.is_empty() {
+            return;
+        }
+        others.shuffle(&mut self.rng);
+        let chosen: Vec<DeviceId> = others.drain(..others.len().min(NEIGHBOURS - have)).collect();
+        let neighbours: Vec<_> =
+            self.peers.iter().filter(|peer| peer.neighbour).map(|peer| peer.key).collect();
+        for key in neighbours {
+            let peer = self.peers.touch(key).filter(|peer| is_hopeless(peer, now));
+            if let Some(peer) = peer {
+                peer.neighbour = peer.device().is_some_and(|device| chosen.contains(&device));
+            }
+        }
+        for device in chosen {
+            if let Some(key) = self.bring_member(&device, now)
+                && let Some(peer) = self.peers.touch(key)
+            {
+                peer.neighbour = true;
+            }
+        }
+    }
+
+    /// Somebody waits for this member until then.
+    pub(super) fn want_member(&mut self, device: &DeviceId, until: Instant, now: Instant) {
+        let Some(key) = self.bring_member(device, now) else { return };
+        if let Some(peer) = self.peers.touch(key) {
+            peer.wanted_until = peer.wanted_until.max(until);
+        }
+    }
+
+    pub(super) fn roll_tags(&mut self, now: Instant) {
+        let next = self.tags.roll(self.unix(now));
+        let due = (self.wall.instant(next, now), "another hour of tags");
+        self.deadlines.set(Timer::Tags, Some(due));
+        let unix = self.unix(now).0;
+        self.peers.iter_mut().for_each(|peer| peer.path.set_wall_clock(unix));
+    }
+
+    pub(super) fn handle_wall_clock(&mut self, unix: UnixTime, now: Instant) {
+        let jumped = self.unix(now).0.abs_diff(unix.0) > 1;
+        self.wall = Wall::new(unix, now);
+        self.set_wall(unix, now);
+        if jumped {
+            self.roster_changed(now);
+        }
+    }
+
+    /// Tells every part what the wall clock shows.
+    pub(super) fn set_wall(&mut self, unix: UnixTime, now: Instant) {
+        self.directory.set_wall(unix, now);
+        self.publisher.set_wall(unix, now);
+        self.beacons.set_wall(unix, now);
+        self.roll_tags(now);
+    }
+
+    /// The host slept: sessions, mappings and addresses may all be gone.
+    pub(super) fn handle_suspended(&mut self, now: Instant) {
+        self.reach.suspect(now);
+        self.restart_paths(now);
+    }
+
+    pub(super) fn handle_interfaces(&mut self, snapshot: InterfaceSnapshot, now: Instant) {
+        if snapshot == self.me.interfaces {
+            return;
+        }
+        self.reach.handle_interfaces(&snapshot, now);
+        self.publisher.stir(now);
+        self.beacons.stir(now);
+        self.directory.set_interfaces(&snapshot, now);
+        self.directory.stir(now);
+        self.me.interfaces = snapshot;
+        let surroundings = self.surroundings();
+        for peer in self.peers.iter_mut() {
+            peer.path.set_surroundings(surroundings.clone(), now);
+        }
+        self.restart_paths(now);
+        self.refresh_state(now);
+    }
+
+    fn restart_paths(&mut self, now: Instant) {
+        let keys: Vec<_> = self.peers.iter().map(|peer| peer.key).collect();
+        for key in keys {
+            if let Some(peer) = self.peers.touch(key) {
+                peer.path.restart(now);
+            }
+        }
+    }
+
+    pub(super) fn handle_dht(&mut self, event: DhtInput, now: Instant) {
+        if let DhtInput::State(state, nodes) = event {
+            self.me.dht = (state, nodes);
+        }
+        self.publisher.handle_dht(&event, now);
+        self.directory.handle_dht(&event, now);
+    }
+
+    /// With no live tunnel the doorbell is rung.
+    pub(super) fn connections_changed(&mut self, now: Instant) {
+        let lonely = !self.peers.iter().any(Peer::is_connected);
+        self.beacons.set_searching(lonely, now);
+        self.publisher.set_lonely(lonely, now);
+        self.directory.set_lonely(lonely, now);
+    }
+
+    fn save_cache(&mut self, now: Instant) {
+        let cache = Cache { devices: self.directory.export(now), published: self.publisher.export() };
+        if cache != self.me.cached {
+            self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache.encode())], None));
+            self.me.cached = cache;
+        }
+        self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
+    }
+
+    fn load_cache(&mut self, bytes: &[u8]) {
+        let Some(cache) = Cache::decode(bytes) else { return };
+        // What cannot be read is learnt anew.
+        let _ = self.directory.import(&cache.devices);
+        let _ = self.publisher.import(&cache.published);
+    }
+
+    /// Where this host is, for paths.
+    pub(super) fn surroundings(&self) -> Arc<Surroundings> {
+        let pool = self.ledger.genesis().and_then(|genesis| genesis.pool());
+        let ipv4 = pool.map(|pool| (pool.base().into(), pool.prefix_len()));
+        let ipv6 = (ipv6_prefix(self.ledger.network()).into(), IPV6_PREFIX_LEN);
+        let overlay: Vec<_> = ipv4.into_iter().chain([ipv6]).collect();
+        let port = self.settings.listen_port;
+        Arc::new(Surroundings::new(&self.me.interfaces, port, &overlay))
+    }
+
+    /// A device that was removed is told so, if there is a tunnel, before the tunnel ends.
+    fn send_last_word(&mut self, device: &DeviceId, now: Instant) {
+        let Some(key) = self.peers.member(device) else { return };
+        let about = |op: &&Verified<SignedOp>| {
+            matches!(&op.op().body, OpBody::Revoke { device: revoked, .. } if revoked == device)
+        };
+        let denials: Vec<_> =
+            self.ledger.logs().iter().filter(about).map(|op| op.signed().encode()).collect();
+        for op in denials {
+            let ops = Ops { reply: None, ops: vec![OpBytes(op)] };
+            self.tell(key, &Control::Ops(ops), now);
+        }
+    }
+}
+
+/// Whether a neighbour has not been reached for too long.
+fn is_hopeless(peer: &Peer, now: Instant) -> bool {
+    let since = peer.last_seen().unwrap_or(peer.born);
+    !peer.is_connected() && now.duration_since(since) > NEIGHBOUR_PATIENCE
+}

@@ -1,0 +1,12 @@
+//! `io` against the real kernel, in network namespaces of its own.
+//!
+//! Needs root; without it each test says so and passes. Nothing outside the namespaces is touched.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod namespace;
+mod netlink;
+mod portmap;
+mod store;
+mod tun;
+mod udp;

@@ -1,0 +1,72 @@
+//! All scenarios. Each gets a fresh world and has the topology drawn above it.
+
+mod invites;
+mod lab_itself;
+mod lan;
+mod local_faults;
+mod noise;
+mod port_mapping;
+mod recovery;
+mod two_nats;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::lab::host::Host;
+use crate::lab::lan::Lan;
+use crate::lab::traffic::ping;
+use crate::lab::world::World;
+
+/// A test.
+pub type Scenario = fn(&mut World) -> Result<()>;
+
+/// Two devices that know each other's addresses are connected well before this; a slow machine
+/// that runs another test beside has the rest.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Every scenario with its name.
+pub fn all() -> Vec<(&'static str, Scenario)> {
+    let parts = [
+        lab_itself::SCENARIOS,
+        two_nats::SCENARIOS,
+        lan::SCENARIOS,
+        port_mapping::SCENARIOS,
+        recovery::SCENARIOS,
+        invites::SCENARIOS,
+        local_faults::SCENARIOS,
+        noise::SCENARIOS,
+    ];
+    parts.concat()
+}
+
+/// Starts two hosts, makes the network `home` on the first and joins with the second.
+fn pair(world: &World, names: [&str; 2], lans: [&Lan; 2]) -> Result<(Host, Host)> {
+    let mut first = world.host(names[0], lans[0])?;
+    let mut second = world.host(names[1], lans[1])?;
+    first.start()?;
+    second.start()?;
+    let invite = first.create("home")?.invite;
+    second.join(&invite)?;
+    first.wait_connected(&[names[1]], CONNECT_LIMIT)?;
+    second.wait_connected(&[names[0]], CONNECT_LIMIT)?;
+    Ok((first, second))
+}
+
+/// Pings between all hosts, both ways, over IPv4 and IPv6, without a loss.
+fn all_see_one_another(hosts: &[&Host]) -> Result<()> {
+    for from in hosts {
+        for to in hosts.iter().filter(|to| to.name != from.name) {
+            for address in to.addresses()? {
+                let answered = ping(&from.namespace, address, 3)?;
+                anyhow::ensure!(
+                    answered == 3,
+                    "{} got {answered} of 3 answers from {} at {address}",
+                    from.name,
+                    to.name
+                );
+            }
+        }
+    }
+    Ok(())
+}

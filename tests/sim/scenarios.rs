@@ -1,0 +1,163 @@
+//! What happens, and what must come of it.
+
+use std::time::Duration;
+
+use ginnel::api::{NetworkState, PathKind, PeerState, Request, Response};
+
+use crate::net::{NatKind, SiteId, Weather};
+use crate::world::{DeviceNo, World};
+
+fn connected(world: &World, device: DeviceNo) -> usize {
+    let status = world.nodes[device.0].status(world.now());
+    let is = |state| status.peers.iter().filter(move |peer| peer.state == state).count();
+    is(PeerState::Connected)
+}
+
+/// Two devices behind two NATs, joined and connected.
+fn two(seed: u64) -> (World, DeviceNo, DeviceNo) {
+    let mut world = World::new(seed, Weather::FAIR);
+    let sites = [0, 1].map(|_| world.net.site(NatKind::PORT_RESTRICTED));
+    let (a, invite) = world.create(Some(sites[0]), "a");
+    let b = join(&mut world, Some(sites[1]), "b", &invite);
+    (world, a, b)
+}
+
+fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> DeviceNo {
+    let (device, request) = world.join(site, name, invite);
+    let answered = world.run_until(Duration::from_secs(30), |world| {
+        world.nodes[device.0].answer(request).is_some()
+    });
+    assert!(answered, "{name} was not answered");
+    let answer = world.nodes[device.0].answer(request);
+    assert!(matches!(answer, Some(Response::Joined(_))), "{answer:?}");
+    device
+}
+
+fn invite(world: &mut World, admin: DeviceNo) -> String {
+    let request = Request::Invite { network: None, name: None, expires_s: 3600, admin: false };
+    let id = world.ask(admin, request);
+    match world.nodes[admin.0].answer(id) {
+        Some(Response::Invited(invited)) => invited.invite.clone(),
+        other => panic!("no invite: {other:?}"),
+    }
+}
+
+/// Sends until it arrives; whether it did within the limit.
+fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit: Duration) -> bool {
+    let end = world.elapsed() + limit;
+    while world.elapsed() < end {
+        world.send_between(from, to, mark);
+        if world.run_until(Duration::from_millis(200), |world| world.has_received(to, mark)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// ```text
+///   a ── NAT ──┐              ┌── NAT ── b
+///              └── Internet ──┘
+/// ```
+#[test]
+fn two_devices_behind_two_nats_join_within_five_seconds() {
+    let mut world = World::new(1, Weather::FAIR);
+    let (left, right) = (world.net.site(NatKind::PORT_RESTRICTED), world.net.site(NatKind::PORT_RESTRICTED));
+    let (a, invite) = world.create(Some(left), "a");
+    world.run_for(Duration::from_secs(5));
+    let start = world.elapsed();
+    let (b, request) = world.join(Some(right), "b", &invite);
+    let joined = world.run_until(Duration::from_secs(30), |world| {
+        world.nodes[b.0].answer(request).is_some()
+    });
+    for (_, answer) in &world.nodes[b.0].answers {
+        println!("{:?}", answer);
+    }
+    println!("took {:?}; a drops {:?}; b drops {:?}", world.elapsed() - start, world.nodes[a.0].drops(), world.nodes[b.0].drops());
+    assert!(joined, "the join was not answered");
+    assert!(matches!(world.nodes[b.0].answer(request), Some(Response::Joined(_))));
+    assert!(world.run_until(Duration::from_secs(2), |world| {
+        connected(world, a) == 1 && connected(world, b) == 1
+    }), "{:#?} {:#?}", world.nodes[a.0].status(world.now()), world.nodes[b.0].status(world.now()));
+    let status = world.nodes[a.0].status(world.now());
+    assert_eq!(status.peers[0].path.as_ref().map(|path| path.kind), Some(PathKind::Direct));
+    assert!(world.elapsed() - start < Duration::from_secs(5), "{:?}", world.elapsed() - start);
+}
+
+#[test]
+fn packets_go_both_ways_as_soon_as_a_device_joined() {
+    let (mut world, a, b) = two(2);
+    assert!(reaches(&mut world, b, a, 1, Duration::from_secs(1)));
+    assert!(reaches(&mut world, a, b, 2, Duration::from_secs(1)));
+}
+
+#[test]
+fn a_third_device_is_seen_by_all_and_a_revoked_one_by_none() {
+    let (mut world, a, b) = two(3);
+    let token = invite(&mut world, a);
+    let site = world.net.site(NatKind::PORT_RESTRICTED);
+    let c = join(&mut world, Some(site), "c", &token);
+    let all = world.run_until(Duration::from_secs(10), |world| {
+        [a, b, c].iter().all(|device| connected(world, *device) == 2)
+    });
+    assert!(all, "{:#?}", world.nodes[b.0].status(world.now()).peers);
+    assert!(reaches(&mut world, c, b, 1, Duration::from_secs(2)));
+    world.ask(a, Request::Revoke { device: "c".to_owned(), reason: Some("lost".to_owned()) });
+    world.run_for(Duration::from_secs(2));
+    assert!(!reaches(&mut world, c, b, 3, Duration::from_secs(5)));
+    assert!(!reaches(&mut world, b, c, 4, Duration::from_secs(5)));
+    let status = world.nodes[c.0].status(world.now());
+    assert_eq!(status.state, NetworkState::Revoked, "{status:#?}");
+    assert!(status.detail.is_some_and(|detail| detail.contains("lost")));
+    world.crash_and_restart(c);
+    assert!(!reaches(&mut world, c, b, 5, Duration::from_secs(10)));
+    assert_eq!(world.nodes[c.0].status(world.now()).state, NetworkState::Revoked);
+}
+
+#[test]
+fn the_lan_is_back_within_five_seconds_after_either_side_or_both_crashed() {
+    for crashed in [vec![0], vec![1], vec![0, 1]] {
+        let (mut world, a, b) = two(4);
+        assert!(reaches(&mut world, a, b, 1, Duration::from_secs(1)));
+        world.run_for(Duration::from_secs(120));
+        for device in crashed {
+            world.crash_and_restart(DeviceNo(device));
+        }
+        assert!(reaches(&mut world, a, b, 2, Duration::from_secs(5)));
+        assert!(reaches(&mut world, b, a, 3, Duration::from_secs(5)));
+    }
+}
+
+#[test]
+fn a_new_public_address_heals_without_a_restart() {
+    let (mut world, a, b) = two(5);
+    assert!(reaches(&mut world, a, b, 1, Duration::from_secs(1)));
+    world.run_for(Duration::from_secs(100));
+    world.net.renumber(SiteId(1));
+    assert!(reaches(&mut world, b, a, 2, Duration::from_secs(30)));
+    assert!(reaches(&mut world, a, b, 3, Duration::from_secs(5)));
+}
+
+#[test]
+fn a_host_that_moves_to_another_site_is_reached_there() {
+    let (mut world, a, b) = two(6);
+    assert!(reaches(&mut world, a, b, 1, Duration::from_secs(1)));
+    let site = world.net.site(NatKind::PORT_RESTRICTED);
+    let host = world.nodes[b.0].host;
+    world.net.move_host(host, Some(site));
+    world.links_changed(b);
+    assert!(reaches(&mut world, b, a, 2, Duration::from_secs(20)));
+    assert!(reaches(&mut world, a, b, 3, Duration::from_secs(5)));
+}
+
+#[test]
+fn an_invite_works_once() {
+    let mut world = World::new(7, Weather::FAIR);
+    let (a, token) = world.create(None, "a");
+    join(&mut world, None, "b", &token);
+    let (c, request) = world.join(None, "c", &token);
+    let refused = world.run_until(Duration::from_secs(30), |world| {
+        matches!(world.nodes[c.0].answer(request), Some(Response::Error(_)))
+    });
+    assert!(refused);
+    assert_eq!(world.nodes[a.0].status(world.now()).peers.len(), 1);
+}
