@@ -15,9 +15,9 @@
 
 mod network;
 mod outputs;
-pub mod server;
 mod requests;
 mod restore;
+pub mod server;
 mod services;
 pub mod workers;
 

@@ -15,9 +15,9 @@ use crate::io::tun::{TunDevice, TunOptions};
 use crate::io::udp::{UdpOptions, UdpPort};
 use crate::membership::op::GenesisPool;
 use crate::membership::{DeviceName, Invite, UnixTime};
-use crate::mesh::wall::Wall;
 use crate::mesh::event::{Input, RequestId};
-use crate::mesh::{Found, Mesh, MTU, Settings};
+use crate::mesh::wall::Wall;
+use crate::mesh::{Found, MTU, Mesh, Settings};
 
 /// Networks of one agent: each has sockets, threads and an interface.
 pub(super) const MAX_NETWORKS: usize = 16;
@@ -88,9 +88,9 @@ impl Agent {
     /// answer says best what is wrong.
     fn pick_with(&mut self, device: &str) -> Result<&mut Network, Response> {
         let ids: Vec<_> = self.networks.keys().copied().collect();
-        let knowing = ids.iter().find(|id| {
-            self.networks.get(id).is_some_and(|network| network.mesh.knows(device))
-        });
+        let knowing = ids
+            .iter()
+            .find(|id| self.networks.get(id).is_some_and(|network| network.mesh.knows(device)));
         let id = knowing.or(ids.first()).copied();
         id.and_then(|id| self.networks.get_mut(&id))
             .ok_or_else(|| Response::error(ErrorKind::NotFound, NO_NETWORK))
@@ -120,7 +120,12 @@ impl Agent {
         }
     }
 
-    async fn create(&mut self, id: RequestId, request: Request, now: Instant) -> Result<(), Response> {
+    async fn create(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        now: Instant,
+    ) -> Result<(), Response> {
         let Request::Create { network, device, ipv4_pool, no_ipv4, invite } = request else {
             return Ok(());
         };
@@ -150,7 +155,12 @@ impl Agent {
         self.adopt(mesh, place, now).await.map_err(failed)
     }
 
-    async fn join(&mut self, id: RequestId, request: Request, now: Instant) -> Result<(), Response> {
+    async fn join(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        now: Instant,
+    ) -> Result<(), Response> {
         let Request::Join { invite, device, timeout_ms } = &request else { return Ok(()) };
         let timeout = Duration::from_millis(*timeout_ms);
         let usage = |text: String| Response::error(ErrorKind::Usage, text);
@@ -263,4 +273,3 @@ const NO_NETWORK: &str =
 fn failed(error: anyhow::Error) -> Response {
     Response::error(ErrorKind::Failed, format!("{error:#}"))
 }
-

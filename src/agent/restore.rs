@@ -86,7 +86,9 @@ fn read<T>(
 ) -> anyhow::Result<Option<T>> {
     let Some(bytes) = store.read(file)? else { return Ok(None) };
     let value = decode(&bytes);
-    value.map(Some).with_context(|| format!("the file {file:?} in {} is damaged", store.path().display()))
+    value
+        .map(Some)
+        .with_context(|| format!("the file {file:?} in {} is damaged", store.path().display()))
 }
 
 /// Every op that verifies; the rest comes back from other members.

@@ -10,10 +10,10 @@
 //!
 //! **Bounds.** At most [`MAX_CLIENTS`] connections, of which readers hold at most [`MAX_READERS`],
 //! so that they cannot lock out those who may change. A connection that has not sent its whole line
-//! is *half-open*: it lasts [`REQUEST_TIME`], and the oldest one makes room when a newcomer needs a
+//! is *half-open*: it lasts `REQUEST_TIME`, and the oldest one makes room when a newcomer needs a
 //! place. One that waits for its answer is never displaced; where there are only such, the newcomer
 //! is told so. A request line has at most [`MAX_REQUEST_LEN`] bytes, its nesting is bounded by the
-//! JSON parser (128). Answers queue up to [`MAX_ANSWERS`] a client; a client that reads more slowly
+//! JSON parser (128). Answers queue up to `MAX_ANSWERS` a client; a client that reads more slowly
 //! is cut off.
 //!
 //! A client that closes its end, even half of it, or sends more than its one line, is gone:

@@ -1,6 +1,6 @@
 //! The other end of the agent's socket: one request, a stream of answers.
 //!
-//! Blocking, since a command does one thing. A line is bounded by [`MAX_LINE`], and every wait has
+//! Blocking, since a command does one thing. A line is bounded by `MAX_LINE`, and every wait has
 //! an end that suits the request, so that a script never hangs on an agent that does.
 
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -2,14 +2,14 @@
 //!
 //! * [`args`]: the command line as a type; what can be wrong with it is found there.
 //! * [`client`]: one request over the agent's socket, and its answers.
-//! * [`invite_text`]: an invite from an argument, a file or stdin, and as a QR code.
-//! * [`join`], [`ping`]: the two verbs whose answers come one by one.
-//! * [`health`]: what is wrong, in words; what `status --check` decides by.
-//! * [`views`]: answers as text; [`render`]: tables, colours and units beneath them.
+//! * `invite_text`: an invite from an argument, a file or stdin, and as a QR code.
+//! * `join`, `ping`: the two verbs whose answers come one by one.
+//! * `health`: what is wrong, in words; what `status --check` decides by.
+//! * `views`: answers as text; `render`: tables, colours and units beneath them.
 //!
 //! Results go to stdout and everything else to stderr. On a terminal people get tables, elsewhere
 //! programs get tab-separated values, and with `--json` exactly the objects of [`crate::api`]. All
-//! text that came from another device passes [`render::clean`], so that no member can send escape
+//! text that came from another device passes `render::clean`, so that no member can send escape
 //! sequences to an admin's terminal.
 
 pub mod args;

@@ -424,8 +424,7 @@ mod tests {
     const KNOWN_TOKEN: &str = "ginnel1aeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcbyha4dqobyha4dqobyha4dqobyjbeeqscijbeeqscijbeeqscijbeeqscijbeeqscijbeeqscijbecmwadra6rksffl4fsq";
     const KNOWN_IK: &str = "l5qzwryahjkru32qmixmf5yhhfbynq2devs3fuf4gq2civup55ya";
     const KNOWN_GK: &str = "HbIOMAn7y+ImX7/g4syGTsHnRmecsu8vkOIEUeG9zSA=";
-    const KNOWN_RV: &str =
-        "86aa115ab36e71486dd6badc3ef25626f241fa94b55dc83b6f2d7f59d59ed2e7";
+    const KNOWN_RV: &str = "86aa115ab36e71486dd6badc3ef25626f241fa94b55dc83b6f2d7f59d59ed2e7";
 
     fn v4() -> Hint {
         Hint { wg: WgPublicKey([9; 32]), address: "203.0.113.7:41641".parse().unwrap() }

@@ -380,3 +380,314 @@ enum Branch {
     Replace(OpId),
     Drop,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Dice, NOW, SignedAct, World, admin, insert_all, revoke};
+    use super::super::op::Op;
+    use super::super::roster::Roster;
+    use super::*;
+
+    #[test]
+    fn ops_may_come_in_any_order_and_twice() {
+        let mut world = World::new(1);
+        let ops: Vec<_> = (2..12).map(|n| world.grants(n)).collect();
+        let mut logs = bare(&world);
+        for op in ops.iter().rev() {
+            assert_eq!(logs.insert(op.clone()), Ok(Inserted::New));
+            assert_eq!(logs.insert(op.clone()), Ok(Inserted::Known));
+        }
+        assert_eq!(logs.head(author(1)), None, "the first of the log is missing");
+        assert_eq!(logs.trunk(author(1)).len(), 0);
+        insert_all(&mut logs, &all(&world));
+        assert_eq!(logs.heads(), world.logs.heads());
+        assert_eq!(logs.digest(), world.logs.digest());
+        assert_eq!(logs.trunk(author(1)).len(), 11);
+        assert_eq!((logs.len(), logs.bytes()), (world.logs.len(), world.logs.bytes()));
+    }
+
+    #[test]
+    fn a_head_is_the_end_of_what_hangs_together() {
+        let mut world = World::new(1);
+        let ops: Vec<_> = (2..6).map(|n| world.grants(n)).collect();
+        let mut logs = bare(&world);
+        logs.insert(all(&world)[1].clone()).unwrap();
+        logs.insert(ops[0].clone()).unwrap();
+        logs.insert(ops[2].clone()).unwrap();
+        let head = Head { author: author(1), seq: 2, id: ops[0].id() };
+        assert_eq!(logs.head(author(1)), Some(head));
+        assert!(!logs.is_forked(author(1)));
+        assert_eq!(logs.after(author(1), 3).map(Verified::id).collect::<Vec<_>>(), [ops[2].id()]);
+        assert_eq!(logs.get(ops[2].id()), Some(&ops[2]));
+        assert_eq!(logs.get(ops[3].id()), None);
+    }
+
+    #[test]
+    fn strangers_are_refused_however_many_they_are() {
+        let mut world = World::new(1);
+        for n in 0..100_000_u32 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            let author = Author::Admin(AdminId(key));
+            let op = Op { author, seq: 1, prev: OpId::NONE, time: NOW, body: revoke(1) };
+            assert_eq!(world.logs.insert(Verified::unsigned(op)), Err(LogError::Stranger));
+        }
+        let mut foreign = Logs::new(RootId([9; 32]));
+        let mut nobodys = Logs::default();
+        for op in world.logs.iter() {
+            assert_eq!(foreign.insert(op.clone()), Err(LogError::Stranger));
+            assert_eq!(nobodys.insert(op.clone()), Err(LogError::Stranger));
+        }
+        assert!(foreign.is_empty() && nobodys.is_empty());
+    }
+
+    #[test]
+    fn iteration_gives_an_order_in_which_every_op_is_taken() {
+        let mut world = World::new(3);
+        world.grants(9);
+        world.does(3, revoke(2));
+        let mut logs = Logs::new(world.root.public());
+        for op in world.logs.iter() {
+            assert_eq!(logs.insert(op.clone()), Ok(Inserted::New));
+        }
+        assert_eq!(logs.digest(), world.logs.digest());
+    }
+
+    #[test]
+    fn a_fork_ends_the_trunk_and_both_branches_stay() {
+        let mut world = World::new(1);
+        let first = all(&world)[1].clone();
+        let ops: Vec<_> = (2..6).map(|n| world.grants(n)).collect();
+        let before = world.logs.digest();
+        let other = world.branches(1, &first, revoke(9));
+        assert!(world.logs.is_forked(author(1)));
+        assert_eq!(world.logs.trunk(author(1)), [first.id()]);
+        assert_ne!(world.logs.digest(), before);
+        for op in ops.iter().chain([&other]) {
+            assert!(world.logs.contains(op.id()));
+        }
+        assert_eq!(world.logs.insert(ops[0].clone()), Ok(Inserted::Known));
+    }
+
+    #[test]
+    fn a_fork_is_the_same_in_whatever_order_its_ops_came() {
+        let mut world = World::new(1);
+        let first = all(&world)[1].clone();
+        let second = world.grants(2);
+        for n in 3..8 {
+            world.grants(n);
+        }
+        let mut branch = world.branches(1, &first, revoke(9));
+        for n in 20..25 {
+            branch = world.branches(1, &branch, revoke(n));
+        }
+        world.branches(1, &second, revoke(30));
+        let mut ops = all(&world);
+        let mut dice = Dice(7);
+        for _ in 0..50 {
+            dice.shuffle(&mut ops);
+            let mut logs = Logs::new(world.root.public());
+            insert_all(&mut logs, &ops);
+            assert_eq!(logs.heads(), world.logs.heads());
+            assert_eq!(logs.digest(), world.logs.digest());
+            assert_eq!(logs.trunk(author(1)), [first.id()]);
+        }
+    }
+
+    #[test]
+    fn of_a_many_headed_fork_two_branches_and_every_denial_stay() {
+        let mut world = World::new(1);
+        let first = all(&world)[1].clone();
+        let author = author(1);
+        let mut ops = Vec::new();
+        for n in 2..40 {
+            let grant = OpBody::Grant(Box::new(world.certificate(n)));
+            for body in [grant, revoke(n)] {
+                let op = Op { author, seq: 2, prev: first.id(), time: NOW, body };
+                ops.push(world.sign(1, &op));
+            }
+        }
+        let mut dice = Dice(3);
+        let mut digests = BTreeSet::new();
+        for _ in 0..20 {
+            dice.shuffle(&mut ops);
+            let mut logs = world.logs.clone();
+            insert_all(&mut logs, &ops);
+            let denials = logs.after(author, 2).filter(|op| op.op().body.is_denial()).count();
+            assert_eq!((denials, logs.after(author, 2).count()), (38, 38 + BRANCHES));
+            assert_eq!(logs.bytes(), logs.iter().map(|op| op.signed().wire_len()).sum::<usize>());
+            digests.insert(logs.digest());
+        }
+        assert_eq!(digests.len(), 1);
+    }
+
+    #[test]
+    fn a_full_log_still_takes_denials_until_the_very_end() {
+        let world = World::new(1);
+        let mut logs = world.logs.clone();
+        let mut chain = Chainer::after(&logs);
+        while chain.seq < MAX_LOG_OPS - DENIAL_OPS {
+            assert_eq!(logs.insert(chain.next(close(0))), Ok(Inserted::New));
+        }
+        assert!(!logs.has_refused());
+        let grant = OpBody::Grant(Box::new(world.certificate(9)));
+        assert_eq!(logs.insert(chain.clone().next(grant.clone())), Err(LogError::Full));
+        assert!(logs.has_refused());
+        assert_eq!(
+            logs.pen(author(1)).unwrap().write(NOW, grant),
+            Err(super::super::pen::PenError::Full)
+        );
+        while chain.seq < MAX_LOG_OPS {
+            assert_eq!(logs.insert(chain.next(revoke(9))), Ok(Inserted::New));
+        }
+        assert_eq!(logs.insert(chain.next(revoke(9))), Err(LogError::Full));
+        assert_eq!(logs.trunk(author(1)).len() as u64, MAX_LOG_OPS);
+    }
+
+    #[test]
+    fn an_admin_that_fills_every_byte_cannot_keep_root_from_cutting_it() {
+        let mut world = World::new(2);
+        let junk = OpBody::Unknown { kind: 99, critical: false, bytes: vec![0; 900] };
+        for n in [1, 2] {
+            let mut chain = Chainer { author: author(n), ..Chainer::after(&world.logs) };
+            if n == 2 {
+                (chain.seq, chain.prev) = (0, OpId::NONE);
+            }
+            while world.logs.insert(chain.next(junk.clone())).is_ok() {}
+        }
+        assert!(world.logs.bytes() <= MAX_BYTES - 2 * RESERVED_BYTES);
+        assert!(world.logs.has_refused());
+        world.does(1, revoke(9));
+        world.root_does(super::super::fixture::cut_whole(2));
+        assert!(!world.roster().is_admin(&admin(2).public()));
+    }
+
+    #[test]
+    fn a_hundred_thousand_ops_go_in_in_any_order_and_come_out_as_one_roster() {
+        let world = World::new(2);
+        let mut ops = all(&world);
+        for n in [1, 2] {
+            let mut chain = Chainer { author: author(n), ..Chainer::after(&world.logs) };
+            if n == 2 {
+                (chain.seq, chain.prev) = (0, OpId::NONE);
+            }
+            ops.extend((0..50_000).map(|n| chain.next(close(n))));
+        }
+        let root_ops = ops[..2].to_vec();
+        Dice(5).shuffle(&mut ops);
+        let mut logs = Logs::new(world.root.public());
+        for op in root_ops {
+            logs.insert(op).unwrap();
+        }
+        for op in ops {
+            logs.insert(op).unwrap();
+        }
+        assert_eq!(logs.trunk(author(1)).len(), 50_002);
+        assert_eq!(logs.trunk(author(2)).len(), 50_000);
+        let roster = Roster::derive(&world.genesis, &logs, NOW);
+        assert_eq!(roster, world.roster());
+        assert_eq!(roster.len(), 2);
+    }
+
+    #[test]
+    fn two_devices_find_what_each_is_missing() {
+        let mut world = World::new(2);
+        for n in 3..8 {
+            world.grants(n);
+        }
+        world.does(2, revoke(5));
+        let everything = all(&world);
+        for share in 0..=everything.len() {
+            let mut one = Logs::new(world.root.public());
+            let mut two = Logs::new(world.root.public());
+            insert_all(&mut one, &everything[..share]);
+            insert_all(&mut two, &everything[everything.len() - share..]);
+            insert_all(&mut two, &everything[..2]);
+            converge(&mut one, &mut two);
+        }
+    }
+
+    #[test]
+    fn two_devices_with_two_branches_of_a_fork_find_what_each_is_missing() {
+        let mut world = World::new(1);
+        let mut stem = all(&world)[1].clone();
+        for n in 2..6 {
+            stem = world.grants(n);
+        }
+        for lengths in [(1, 1), (1, 6), (6, 1), (4, 4)] {
+            let (mut one, mut two) = (world.logs.clone(), world.logs.clone());
+            for (logs, length, salt) in [(&mut one, lengths.0, 30), (&mut two, lengths.1, 60)] {
+                let mut chain = Chainer { author: author(1), seq: stem.op().seq, prev: stem.id() };
+                for n in 0..length {
+                    logs.insert(chain.next(revoke(salt + n))).unwrap();
+                }
+            }
+            converge(&mut one, &mut two);
+            assert!(one.is_forked(author(1)));
+        }
+    }
+
+    /// Both ask each other, as often as it takes, and then hold the same.
+    fn converge(one: &mut Logs, two: &mut Logs) {
+        for _ in 0..4 {
+            for asks in [true, false] {
+                let (asker, other) = if asks { (&mut *one, &*two) } else { (&mut *two, &*one) };
+                for (author, from) in asker.missing(&other.heads(), other.digest()) {
+                    for op in other.after(author, from) {
+                        let _ = asker.insert(op.clone());
+                    }
+                }
+            }
+        }
+        assert_eq!(one.digest(), two.digest());
+        assert_eq!((one.heads(), one.len()), (two.heads(), two.len()));
+        assert!(one.missing(&two.heads(), two.digest()).is_empty());
+    }
+
+    /// Chains ops that nobody signed.
+    #[derive(Clone)]
+    struct Chainer {
+        author: Author,
+        seq: u64,
+        prev: OpId,
+    }
+
+    impl Chainer {
+        /// After the end of admin 1's log.
+        fn after(logs: &Logs) -> Self {
+            let head = logs.head(author(1)).unwrap();
+            Self { author: head.author, seq: head.seq, prev: head.id }
+        }
+
+        fn next(&mut self, body: OpBody) -> SignedAct {
+            self.seq += 1;
+            let (author, seq, prev) = (self.author, self.seq, self.prev);
+            let op = Verified::unsigned(Op { author, seq, prev, time: NOW, body });
+            self.prev = op.id();
+            op
+        }
+    }
+
+    fn close(n: u32) -> OpBody {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        OpBody::InviteClose { invite: super::super::invite::InviteId(id) }
+    }
+
+    /// The logs of the world with nothing but root's ops.
+    fn bare(world: &World) -> Logs {
+        let mut logs = Logs::new(world.root.public());
+        for op in world.logs.after(Author::Root(world.root.public()), 1) {
+            logs.insert(op.clone()).unwrap();
+        }
+        logs
+    }
+
+    fn all(world: &World) -> Vec<SignedAct> {
+        world.logs.iter().cloned().collect()
+    }
+
+    fn author(n: u8) -> Author {
+        Author::Admin(admin(n).public())
+    }
+}

@@ -102,3 +102,77 @@ impl Pen {
         Ok(op)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{NOW, World, admin, cut_whole, device, revoke};
+    use super::super::log::Inserted;
+    use super::super::op::SignedOp;
+    use super::*;
+
+    #[test]
+    fn a_pen_chains_what_it_writes() {
+        let mut world = World::new(1);
+        let mut pen = world.logs.pen(author(1)).unwrap();
+        for n in 5..9 {
+            let op = pen.write(NOW, revoke(n)).unwrap();
+            let signed = SignedOp::sign_admin(&op, &admin(1), &world.network).unwrap();
+            assert_eq!(world.logs.insert(signed), Ok(Inserted::New));
+        }
+        assert_eq!(world.logs.trunk(author(1)).len(), 5);
+    }
+
+    #[test]
+    fn what_cannot_be_signed_leaves_the_pen_where_it_was() {
+        let world = World::new(1);
+        let mut pen = world.logs.pen(author(1)).unwrap();
+        let add = OpBody::AdminAdd { admin: admin(2).public(), device: device(2) };
+        assert_eq!(pen.write(NOW, add), Err(PenError::Op(OpError::Author)));
+        assert_eq!(pen.write(NOW, revoke(5)), world.logs.next_op(author(1), NOW, revoke(5)));
+    }
+
+    #[test]
+    fn past_a_fork_only_denials_are_written() {
+        let mut world = World::new(1);
+        let first = world.logs.after(author(1), 1).next().unwrap().clone();
+        world.grants(2);
+        world.branches(1, &first, revoke(9));
+        let grant = OpBody::Grant(Box::new(world.certificate(3)));
+        assert_eq!(world.logs.next_op(author(1), NOW, grant), Err(PenError::Forked));
+        world.does(1, revoke(2));
+        let standing = world.roster().standing(&device(2));
+        assert!(matches!(standing, super::super::roster::Standing::Revoked { .. }));
+    }
+
+    #[test]
+    fn an_admin_whose_own_log_has_a_gap_writes_nothing() {
+        let mut world = World::new(1);
+        let before = world.logs.clone();
+        world.grants(2);
+        let last = world.grants(3);
+        let mut logs = before;
+        logs.insert(last).unwrap();
+        assert_eq!(logs.next_op(author(1), NOW, revoke(9)), Err(PenError::Gap));
+    }
+
+    #[test]
+    fn a_critical_act_of_a_later_version_stops_every_pen_until_its_author_is_cut() {
+        let mut world = World::new(2);
+        world.does(2, OpBody::Unknown { kind: 77, critical: false, bytes: vec![1] });
+        assert!(!world.roster().must_upgrade());
+        world.does(1, revoke(9));
+        let mut root_pen = world.logs.pen(Author::Root(world.root.public())).unwrap();
+        world.does(2, OpBody::Unknown { kind: 77, critical: true, bytes: vec![1] });
+        assert!(world.roster().must_upgrade());
+        assert_eq!(world.logs.next_op(author(1), NOW, revoke(8)), Err(PenError::Upgrade));
+        let cut = root_pen.write(NOW, cut_whole(2)).unwrap();
+        let cut = SignedOp::sign_root(&cut, &world.root, &world.network).unwrap();
+        world.logs.insert(cut).unwrap();
+        assert!(!world.roster().must_upgrade());
+        world.does(1, revoke(8));
+    }
+
+    fn author(n: u8) -> Author {
+        Author::Admin(admin(n).public())
+    }
+}

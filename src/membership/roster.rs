@@ -299,3 +299,87 @@ impl Roster {
         self.must_upgrade
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{NOW, World, admin, device, revoke, wg_secret};
+    use super::super::op::OpBody;
+    use super::*;
+
+    #[test]
+    fn a_member_is_found_by_all_it_is_known_by() {
+        let mut world = World::new(1);
+        world.grants(2);
+        let roster = world.roster();
+        let member = roster.get(&device(2)).unwrap();
+        assert_eq!(roster.by_wg(&wg_secret(2).public()), Some(member));
+        assert_eq!(roster.by_address(member.ipv6.into()), Some(member));
+        assert_eq!(roster.by_address(member.ipv4.unwrap().into()), Some(member));
+        assert_eq!(roster.by_name("Device-2"), Some(member));
+        assert_eq!(roster.len(), roster.members().count());
+        for text in [
+            "device-2".to_owned(),
+            "DEVICE-2".to_owned(),
+            "10.71.0.2".to_owned(),
+            member.ipv6.to_string(),
+            member.id.to_string(),
+            member.id.to_string()[..8].to_ascii_uppercase(),
+            member.wg.to_string(),
+            member.wg.to_string()[..8].to_owned(),
+        ] {
+            assert_eq!(roster.by_prefix(&text), Ok(member), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_names_no_one_device_is_told_why() {
+        let mut world = World::new(1);
+        world.grants(2);
+        let mut roster = world.roster();
+        let key = device(2).to_string();
+        for text in
+            ["", "devic", "10.71.0.3", "fd00::1", &key[..7], "\u{1b}[2J", &"a".repeat(10_000)]
+        {
+            assert_eq!(roster.by_prefix(text), Err(LookupError::Unknown(text.to_owned())));
+        }
+        let sentence = roster.by_prefix("\u{1b}[2J").unwrap_err().to_string();
+        assert!(!sentence.contains('\u{1b}'), "{sentence}");
+
+        let mut twin = roster.get(&device(2)).unwrap().clone();
+        twin.id.0[31] ^= 1;
+        roster.members.insert(twin.id, twin);
+        let error = roster.by_prefix(&key[..8]).unwrap_err();
+        assert!(matches!(error, LookupError::Ambiguous(..)), "{error}");
+    }
+
+    #[test]
+    fn a_device_that_is_gone_keeps_its_name_in_the_log() {
+        let mut world = World::new(1);
+        world.grants(2);
+        world.does(1, revoke(2));
+        let roster = world.roster();
+        assert_eq!(roster.name_of(&device(2)), "device-2");
+        assert_eq!(roster.name_of(&device(3)), device(3).to_string()[..8]);
+        assert_eq!(roster.gone().count(), 1);
+    }
+
+    #[test]
+    fn an_admin_may_have_sixty_four_invites_open() {
+        let mut world = World::new(1);
+        for n in 1..=64 {
+            assert!(world.roster().may_open_invite(&admin(1).public()));
+            world.opens(1, n);
+        }
+        let roster = world.roster();
+        assert!(!roster.may_open_invite(&admin(1).public()));
+        assert_eq!((roster.open_invites().count(), roster.alarms()), (64, &[][..]));
+        world.opens(1, 65);
+        let roster = world.roster();
+        assert_eq!((roster.open_invites().count(), roster.alarms()), (64, &[Alarm::Full][..]));
+        assert_eq!(roster.invite(&world.invite(65).id), InviteState::Closed);
+        world.does(1, OpBody::InviteClose { invite: world.invite(1).id });
+        assert_eq!(world.roster().open_invites().count(), 64);
+        assert!(matches!(world.roster().invite(&world.invite(65).id), InviteState::Open(_)));
+        assert_eq!(world.roster().next_change(), Some(NOW.plus(86_400)));
+    }
+}

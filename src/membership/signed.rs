@@ -170,8 +170,8 @@ impl Verified<SignedOp> {
 #[cfg(test)]
 mod tests {
     use super::super::body::OpBody;
-    use super::super::fixture::{Dice, NOW, SignedAct, World, admin, device, id_secret, revoke};
     use super::super::certificate::Certificate;
+    use super::super::fixture::{Dice, NOW, SignedAct, World, admin, device, id_secret, revoke};
     use super::super::invite::InviteOpen;
     use super::super::op::MAX_BODY_LEN;
     use super::*;
@@ -340,11 +340,8 @@ mod tests {
     fn a_grant_needs_the_devices_own_consent_to_both_keys() {
         let world = World::new(1);
         let good = world.certificate(2);
-        let foreign_network = super::super::certificate::bind(
-            &id_secret(2),
-            &good.wg,
-            &NetworkId([9; 32]),
-        );
+        let foreign_network =
+            super::super::certificate::bind(&id_secret(2), &good.wg, &NetworkId([9; 32]));
         let other_device = world.certificate(3).bind_sig;
         for bind_sig in [foreign_network, other_device, Signature([0; 64])] {
             let grant = OpBody::Grant(Box::new(Certificate { bind_sig, ..good.clone() }));
@@ -419,7 +416,10 @@ mod tests {
             if *id == device(2) { "nas".to_owned() } else { "?".to_owned() }
         };
         let says = |op: SignedAct| op.op().body.summary(&names);
-        assert_eq!(says(world.grants(2)), "admitted device-2 (10.71.0.2) until 2027-01-26T00:00:00Z");
+        assert_eq!(
+            says(world.grants(2)),
+            "admitted device-2 (10.71.0.2) until 2027-01-26T00:00:00Z"
+        );
         assert_eq!(says(world.does(1, revoke(2))), "removed nas: stolen");
         let add = OpBody::AdminAdd { admin: admin(2).public(), device: device(2) };
         assert_eq!(says(world.root_does(add)), "made nas an admin");

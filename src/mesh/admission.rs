@@ -418,7 +418,9 @@ impl Mesh {
         }
         let wg = self.me.identity.wg.public();
         let unix = self.unix(now);
-        for guest in guests.iter().filter(|guest| guest.open && !self.meeting.contains(&guest.invite)) {
+        for guest in
+            guests.iter().filter(|guest| guest.open && !self.meeting.contains(&guest.invite))
+        {
             let rv = Rendezvous::new(guest.rv);
             // After a restart an invite is only fresh if it could have been made just now.
             let fresh = self.is_fresh(&guest.invite, unix);
@@ -432,7 +434,8 @@ impl Mesh {
     /// Whether the invite was opened within the time in which a joiner is likely at the door.
     fn is_fresh(&self, invite: &InviteId, now: UnixTime) -> bool {
         self.ledger.logs().iter().any(|op| {
-            let opened = matches!(&op.op().body, OpBody::InviteOpen(open) if open.invite == *invite);
+            let opened =
+                matches!(&op.op().body, OpBody::InviteOpen(open) if open.invite == *invite);
             opened && op.op().time.0 + FRESH_INVITE > now.0
         })
     }

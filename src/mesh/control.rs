@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use rand::RngExt;
 
-use super::event::{Output, Transmit};
 use super::directory::Source;
+use super::event::{Output, Transmit};
 use super::greeting::Ends;
 use super::peer::{Peer, Who};
 use super::upkeep::WARM_EVERY;

@@ -130,9 +130,8 @@ impl Directory {
     pub fn set_lonely(&mut self, lonely: bool, now: Instant) {
         if self.lonely != lonely {
             self.lonely = lonely;
-            if lonely && let Some(bell) = self.search.chases.get_mut(&Target::Bell) {
-                bell.cadence.restart(now);
-            }
+            let bell = self.search.chases.get_mut(&Target::Bell).filter(|_| lonely);
+            bell.into_iter().for_each(|bell| bell.cadence.restart(now));
         }
         self.pump(now);
     }
@@ -255,7 +254,7 @@ impl Directory {
         if self.state == DhtState::Off {
             return None;
         }
-        self.search.poll_timeout(&self.keys)
+        self.search.poll_timeout(&self.keys, self.last_now)
     }
 
     /// What a restart should remember.
@@ -309,20 +308,23 @@ impl Directory {
     }
 
     fn take_value(&mut self, item: &SignedItem, now: Instant) {
-        let Some(flight) = self.search.flight(&item.key) else { return };
-        let (target, epoch, first) = (flight.target, flight.epoch, !flight.hit);
+        let (target, epoch, first) = match self.search.flight(&item.key) {
+            Some(flight) => (flight.target, flight.epoch, !flight.hit),
+            // The publisher reads the doorbell too.
+            None => match self.keys.bell(now) {
+                Some((key, epoch)) if key == item.key => (Target::Bell, epoch, false),
+                _ => return,
+            },
+        };
         let valid = match target {
             Target::Device(device) => self.take_record(item, device, (epoch, first), now),
             Target::Bell => self.take_bell(item, (epoch, first), now),
             Target::Seat(invite, seat) => self.take_seat(item, invite, (seat, first)),
         };
-        match valid {
-            Some(()) => {
-                if let Some(flight) = self.search.flight(&item.key) {
-                    flight.hit = true;
-                }
-            }
-            None => tracing::debug!(seq = item.seq, "an item of the DHT was refused"),
+        if valid.is_none() {
+            tracing::debug!(seq = item.seq, "an item of the DHT was refused");
+        } else if let Some(flight) = self.search.flight(&item.key) {
+            flight.hit = true;
         }
     }
 
@@ -392,10 +394,7 @@ impl Directory {
 
 impl std::fmt::Debug for Directory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Directory")
-            .field("state", &self.state)
-            .field("lonely", &self.lonely)
-            .finish_non_exhaustive()
+        f.debug_struct("Directory").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

@@ -16,10 +16,10 @@ use super::writes::{Act, Then};
 use super::*;
 use crate::identity::{AdminSecret, IdSecret, NetworkId, RootId, RootSecret, WgSecret};
 use crate::membership::certificate::CERTIFICATE_LIFETIME;
-use crate::membership::pen::PenError;
 use crate::membership::op::{self, Certificate, Flags, GenesisPool, OpError};
-use crate::wire::saved::{Cache, Intent};
+use crate::membership::pen::PenError;
 use crate::membership::{Author, Genesis, Invite, Logs, OpBody, SignedOp, Verified};
+use crate::wire::saved::{Cache, Intent};
 
 /// How long a join that a restart interrupted is tried again: nobody waits at a prompt any more.
 const RESUMED_JOIN: Duration = Duration::from_secs(3600);

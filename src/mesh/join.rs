@@ -31,6 +31,7 @@ pub use event::{
 };
 pub use joiner::Joiner;
 pub use name::unique_name;
+pub use offer::Shown;
 pub use sponsor::Sponsor;
 
 #[cfg(test)]

@@ -100,7 +100,8 @@ impl Mesh {
     /// Whatever is due.
     pub(super) fn handle_pings(&mut self, now: Instant) {
         let lost = |(_, _, since): &mut (RequestId, u32, Instant)| now >= *since + ANSWER_WITHIN;
-        let gone: Vec<_> = self.clients.pings.flying.extract_if(.., |_, probe| lost(probe)).collect();
+        let gone: Vec<_> =
+            self.clients.pings.flying.extract_if(.., |_, probe| lost(probe)).collect();
         for (_, (id, seq, _)) in gone {
             self.probe_ended(id, Pong { seq, rtt_ms: None, path: None }, now);
         }

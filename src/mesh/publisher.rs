@@ -11,14 +11,14 @@
 //! * its seat at the **rendezvous** of an invite: a sponsor's ([`Publisher::host`]) or the joining
 //!   device's ([`Publisher::arrive`]).
 //!
-//! `seq = max(last + 1, unix seconds)` for each key; the last ones survive a restart
-//! ([`Publisher::export`]). Where nodes hold a newer one all the same (a clock went back and the
-//! cache was lost), it is read and passed. A failed store is tried again after 2 s, doubling to 5
-//! minutes. Nothing is stored while the DHT is off, nor before the wall clock is known.
+//! `seq = max(last + 1, unix seconds)` for each key, kept over a restart ([`Publisher::export`]);
+//! where nodes hold a newer one all the same, it is read and passed. A failed store is tried again
+//! after 2 s, doubling to 5 minutes. Nothing is stored while the DHT is off, nor before the wall
+//! clock is known.
 //!
 //! # Use
-//! `handle_*` and the setters take what happened; every [`DhtInput`] goes in, as looked-up values
-//! are news here too. Then drain [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
+//! Every [`DhtInput`] goes in, as looked-up values are news here too; then drain
+//! [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
 
 mod post;
 mod ringer;
@@ -44,8 +44,8 @@ use crate::identity::{DeviceId, IdSecret, WgPublicKey};
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    Bell, DhtKey, EPOCH_SECS, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous,
-    Seat, SignedItem, bell_epoch, bell_key, device_epoch, record_key,
+    Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous, Seat,
+    SignedItem, bell_epoch, bell_key, device_epoch, record_key,
 };
 
 /// How often the record is stored where nothing changes, in seconds; nodes drop items after about
@@ -268,7 +268,9 @@ impl Publisher {
         let unix = wall.at(now);
         self.store_record(unix, now);
         self.store_seats(unix, now);
-        self.read_bell(unix, now);
+        if self.network.is_some() && self.ringer.take_read(now) {
+            self.reads.extend(self.bell(now).map(|(_, _, key)| key));
+        }
     }
 
     fn store_record(&mut self, unix: UnixTime, now: Instant) {
@@ -304,19 +306,19 @@ impl Publisher {
         }
     }
 
-    fn read_bell(&mut self, unix: UnixTime, now: Instant) {
-        let Some((_, _, secret)) = &self.network else { return };
-        if self.ringer.take_read(now) {
-            self.reads.push_back(bell_key(secret, bell_epoch(secret, unix).epoch));
-        }
+    /// The time, the doorbell's epoch, and its key.
+    fn bell(&self, now: Instant) -> Option<(UnixTime, Epoch, DhtKey)> {
+        let (_, _, secret) = self.network.as_ref()?;
+        let unix = self.wall?.at(now);
+        let epoch = bell_epoch(secret, unix).epoch;
+        Some((unix, epoch, bell_key(secret, epoch)))
     }
 
     fn take_value(&mut self, item: &SignedItem, now: Instant) {
         self.seqs.see(item);
-        let (Some((_, _, secret)), Some(wall)) = (&self.network, self.wall) else { return };
-        let unix = wall.at(now);
-        let epoch = bell_epoch(secret, unix).epoch;
-        if item.key == bell_key(secret, epoch)
+        if let Some((unix, epoch, key)) = self.bell(now)
+            && key == item.key
+            && let Some((_, _, secret)) = &self.network
             && let Ok(bell) = Bell::open(item, secret, epoch, unix)
         {
             self.ringer.see(&bell);
@@ -324,18 +326,18 @@ impl Publisher {
     }
 
     /// A look-up ended; where it was the doorbell's, this device may have to ring.
-    fn end_reading(&mut self, key: DhtKey, now: Instant) {
-        let (Some((_, device, secret)), Some(wall)) = (&self.network, self.wall) else { return };
-        let unix = wall.at(now);
-        let epoch = bell_epoch(secret, unix).epoch;
-        if key != bell_key(secret, epoch) || !self.can_store() {
+    fn end_reading(&mut self, done: DhtKey, now: Instant) {
+        let Some((unix, epoch, key)) = self.bell(now).filter(|_| self.can_store()) else { return };
+        let Some((_, device, secret)) = self.network.as_ref().filter(|_| key == done) else {
             return;
-        }
+        };
         let own = (*device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
             let item = draft.seal(secret, epoch, unix, self.rng.random());
             self.jobs.insert(item.key, Job::Bell);
             self.items.push_back(item);
+        } else {
+            self.ringer.follow_up(&mut self.rng, now);
         }
     }
 
@@ -360,15 +362,12 @@ impl Publisher {
     /// later than just after the last fifth of the epoch begins.
     fn next_record(&mut self, now: Instant) -> Duration {
         let usual = Duration::from_secs(self.rng.random_range(REFRESH_SECS));
-        let (Some((_, device, secret)), Some(wall)) = (&self.network, self.wall) else {
-            return usual;
-        };
-        let time = device_epoch(device, secret, wall.at(now));
-        if time.in_last_fifth() {
-            return usual;
-        }
+        let member = self.network.as_ref().zip(self.wall);
+        let left = member.and_then(|((_, device, secret), wall)| {
+            device_epoch(device, secret, wall.at(now)).until_last_fifth()
+        });
         // One second past the boundary, so that rounding does not fall just before it.
-        usual.min(Duration::from_secs(time.remaining() - EPOCH_SECS / 5 + 1))
+        left.map_or(usual, |secs| usual.min(Duration::from_secs(secs + 1)))
     }
 
     fn set_state(&mut self, state: DhtState, now: Instant) {

@@ -12,9 +12,9 @@ use super::*;
 use crate::api::{ErrorKind, Request, Response, SCHEMA};
 use crate::membership::invite::Hint;
 use crate::membership::policy::{MAX_REASON_LEN, clean_reason};
+use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
 use crate::wire::control::Goodbye;
 use crate::wire::saved::Intent;
-use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
 
 /// The longest life of an invite, in seconds (PROTOCOL: 7 days).
 const MAX_INVITE_LIFE: u64 = 7 * 86_400;
@@ -248,7 +248,9 @@ impl Mesh {
                 let created = self.created(None, now);
                 self.reply(request, Response::Created(created));
             }
-            Then::Invited { request, token, created } => self.invited(request, &token, created, now),
+            Then::Invited { request, token, created } => {
+                self.invited(request, &token, created, now)
+            }
             Then::Revoked { request } | Then::Switched { request } => {
                 self.reply(request, Response::Done);
             }

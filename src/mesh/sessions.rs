@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
+use super::directory::Source;
 use super::event::{Output, Transmit};
 use super::path::{Demand, PathAgent, PathEvent};
 use super::peer::{Peer, Who};
-use super::directory::Source;
 use super::tags::Caller;
 use super::*;
-use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
+use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::identity::{DeviceId, WgSecret};
 use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
 
@@ -53,7 +53,12 @@ impl Mesh {
     }
 
     /// A STUN message: an answer of a reflector, an answer to a check, or a check.
-    fn handle_stun(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Result<(), InputError> {
+    fn handle_stun(
+        &mut self,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), InputError> {
         match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
             stun::Envelope::Request(tag) => {
                 let (caller, key) = self.tags.find(&tag).ok_or(InputError::Stranger)?;
@@ -68,7 +73,8 @@ impl Mesh {
             }
             stun::Envelope::Response(transaction) => {
                 if self.reach.awaits(&transaction) {
-                    let response = StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
+                    let response =
+                        StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
                     self.reach.handle_stun(from, &response, now);
                     return Ok(());
                 }
@@ -90,7 +96,8 @@ impl Mesh {
         now: Instant,
     ) -> Result<(), InputError> {
         let key = if bytes.first() == Some(&INITIATION) {
-            let remote = initiator_of(&self.me.identity.wg, bytes).ok_or(InputError::NotAuthentic)?;
+            let remote =
+                initiator_of(&self.me.identity.wg, bytes).ok_or(InputError::NotAuthentic)?;
             let caller = self.tags.by_remote(&remote).ok_or(InputError::Stranger)?;
             self.bring(caller, now).ok_or(InputError::TooMany)?
         } else {
@@ -346,4 +353,3 @@ fn receiver_slot(bytes: &[u8]) -> Option<u32> {
     let index = bytes.get(at..at + 4)?;
     Some(u32::from_le_bytes(index.try_into().expect("four bytes were taken")) >> 8)
 }
-

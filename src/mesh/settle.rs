@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::event::{InterfaceConfig, Output};
 use super::directory::{Found, Source};
+use super::event::{InterfaceConfig, Output};
 use super::lan::Nearby;
 use super::peer::Who;
 use super::*;

@@ -11,8 +11,8 @@ use crate::api::{
 };
 use crate::identity::DeviceId;
 use crate::identity::address::overlay_ipv6;
-use crate::membership::{Author, Member, OpBody};
 use crate::membership::roster::Standing;
+use crate::membership::{Author, Member, OpBody};
 
 /// A peer that was looked for in vain for so long is shown as offline: a minute of lookups every few
 /// seconds found nothing.
@@ -205,7 +205,9 @@ impl Mesh {
                     let by = self.author_name(&Author::Admin(by));
                     let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
                     let at = at.rfc3339();
-                    format!("this device was removed by {by} at {at}{reason}; `ginnel leave` tidies up")
+                    format!(
+                        "this device was removed by {by} at {at}{reason}; `ginnel leave` tidies up"
+                    )
                 }
                 _ => "this device was removed; `ginnel leave` tidies up".to_owned(),
             },

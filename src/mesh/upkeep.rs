@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
 
-use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
 use super::candidate::Surroundings;
+use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
 use super::path::Demand;
 use super::peer::{Need, Peer, Who};
 use super::tags::Caller;
@@ -172,6 +172,8 @@ impl Mesh {
         }
         let Some(peer) = self.peers.touch(key) else { return };
         if peer.greeting.again_at().is_some_and(|at| at <= now) {
+            // No answer through a tunnel that stands: the path may be dead.
+            peer.path.restart(now);
             self.say_hello(key, now);
         }
         let Some(peer) = self.peers.touch(key) else { return };
@@ -330,7 +332,8 @@ impl Mesh {
     }
 
     fn save_cache(&mut self, now: Instant) {
-        let cache = Cache { devices: self.directory.export(now), published: self.publisher.export() };
+        let cache =
+            Cache { devices: self.directory.export(now), published: self.publisher.export() };
         if cache != self.me.cached {
             self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache.encode())], None));
             self.me.cached = cache;
@@ -358,9 +361,7 @@ impl Mesh {
     /// A device that was removed is told so, if there is a tunnel, before the tunnel ends.
     fn send_last_word(&mut self, device: &DeviceId, now: Instant) {
         let Some(key) = self.peers.member(device) else { return };
-        let about = |op: &&Verified<SignedOp>| {
-            matches!(&op.op().body, OpBody::Revoke { device: revoked, .. } if revoked == device)
-        };
+        let about = |op: &&Verified<SignedOp>| matches!(&op.op().body, OpBody::Revoke { device: revoked, .. } if revoked == device);
         let denials: Vec<_> =
             self.ledger.logs().iter().filter(about).map(|op| op.signed().encode()).collect();
         for op in denials {

@@ -203,7 +203,13 @@ impl EpochTime {
 
     /// Whether the last fifth has begun, in which records are published under the next key too.
     pub fn in_last_fifth(&self) -> bool {
-        self.remaining() <= EPOCH_SECS / 5
+        self.until_last_fifth().is_none()
+    }
+
+    /// Seconds until the last fifth begins; `None` once it has.
+    pub fn until_last_fifth(&self) -> Option<u64> {
+        let until = self.remaining().saturating_sub(EPOCH_SECS / 5);
+        (until > 0).then_some(until)
     }
 
     /// The epoch whose key is most likely in use by a publisher whose clock differs, or that has

@@ -147,7 +147,9 @@ impl Net {
     pub fn host(&mut self, site: Option<SiteId>) -> HostId {
         let number = self.hosts.len() as u32;
         let address = match site {
-            Some(SiteId(site)) => Ipv4Addr::from_bits(0xc0a8_0000 + ((site as u32 % 250) << 8) + 2 + number % 250),
+            Some(SiteId(site)) => {
+                Ipv4Addr::from_bits(0xc0a8_0000 + ((site as u32 % 250) << 8) + 2 + number % 250)
+            }
             None => Ipv4Addr::from_bits(0x0c00_0001 + number),
         };
         self.hosts.push(Host { address, site });
@@ -178,7 +180,9 @@ impl Net {
         let number = host.0 as u32;
         self.hosts[host.0].site = site;
         self.hosts[host.0].address = match site {
-            Some(SiteId(site)) => Ipv4Addr::from_bits(0xc0a8_0000 + ((site as u32 % 250) << 8) + 2 + number % 250),
+            Some(SiteId(site)) => {
+                Ipv4Addr::from_bits(0xc0a8_0000 + ((site as u32 % 250) << 8) + 2 + number % 250)
+            }
             None => Ipv4Addr::from_bits(0x0c00_0001 + number),
         };
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ginnel::api::{NetworkStatus, Request, Response};
+use ginnel::forward::coalesce::Merge;
 use ginnel::forward::egress::Egress;
 use ginnel::forward::ingress::{Ingress, Run};
-use ginnel::forward::coalesce::Merge;
 use ginnel::forward::{DropCounters, ForwardingTable, HandshakeGuard, Shared, Upcalls};
-use ginnel::mesh::event::{Input, InterfaceConfig, Output, Persist, RequestId, Ticket};
 use ginnel::identity::{Identity, RootSecret};
 use ginnel::membership::{Genesis, Logs, SignedOp};
+use ginnel::mesh::event::{Input, InterfaceConfig, Output, Persist, RequestId, Ticket};
 use ginnel::mesh::ledger::gather;
 use ginnel::mesh::{Mesh, Saved, Settings};
 use ginnel::wire::record::NetworkSecret;
@@ -186,11 +186,14 @@ impl Node {
             upcalls: &mut self.upcalls,
         };
         let received = &mut self.received;
-        let mut write = |frame: &[IoSlice<'_>]| received.push(frame.iter().flat_map(|piece| piece.iter().copied()).collect());
+        let mut write = |frame: &[IoSlice<'_>]| {
+            received.push(frame.iter().flat_map(|piece| piece.iter().copied()).collect())
+        };
         let run = Run { from, bytes, stride: bytes.len().max(1) };
         self.ingress.handle_run(run, &mut shared, &mut write, now);
         self.ingress.flush(&mut write);
-        let replies = self.ingress.drain_replies().map(|(to, reply)| Effect::Send(to, reply.to_vec()));
+        let replies =
+            self.ingress.drain_replies().map(|(to, reply)| Effect::Send(to, reply.to_vec()));
         let effects = replies.collect();
         self.go_up(now);
         effects

@@ -61,23 +61,33 @@ fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit: Dur
 #[test]
 fn two_devices_behind_two_nats_join_within_five_seconds() {
     let mut world = World::new(1, Weather::FAIR);
-    let (left, right) = (world.net.site(NatKind::PORT_RESTRICTED), world.net.site(NatKind::PORT_RESTRICTED));
+    let (left, right) =
+        (world.net.site(NatKind::PORT_RESTRICTED), world.net.site(NatKind::PORT_RESTRICTED));
     let (a, invite) = world.create(Some(left), "a");
     world.run_for(Duration::from_secs(5));
     let start = world.elapsed();
     let (b, request) = world.join(Some(right), "b", &invite);
-    let joined = world.run_until(Duration::from_secs(30), |world| {
-        world.nodes[b.0].answer(request).is_some()
-    });
+    let joined = world
+        .run_until(Duration::from_secs(30), |world| world.nodes[b.0].answer(request).is_some());
     for (_, answer) in &world.nodes[b.0].answers {
         println!("{:?}", answer);
     }
-    println!("took {:?}; a drops {:?}; b drops {:?}", world.elapsed() - start, world.nodes[a.0].drops(), world.nodes[b.0].drops());
+    println!(
+        "took {:?}; a drops {:?}; b drops {:?}",
+        world.elapsed() - start,
+        world.nodes[a.0].drops(),
+        world.nodes[b.0].drops()
+    );
     assert!(joined, "the join was not answered");
     assert!(matches!(world.nodes[b.0].answer(request), Some(Response::Joined(_))));
-    assert!(world.run_until(Duration::from_secs(2), |world| {
-        connected(world, a) == 1 && connected(world, b) == 1
-    }), "{:#?} {:#?}", world.nodes[a.0].status(world.now()), world.nodes[b.0].status(world.now()));
+    assert!(
+        world.run_until(Duration::from_secs(2), |world| {
+            connected(world, a) == 1 && connected(world, b) == 1
+        }),
+        "{:#?} {:#?}",
+        world.nodes[a.0].status(world.now()),
+        world.nodes[b.0].status(world.now())
+    );
     let status = world.nodes[a.0].status(world.now());
     assert_eq!(status.peers[0].path.as_ref().map(|path| path.kind), Some(PathKind::Direct));
     assert!(world.elapsed() - start < Duration::from_secs(5), "{:?}", world.elapsed() - start);
@@ -145,7 +155,7 @@ fn a_host_that_moves_to_another_site_is_reached_there() {
     let host = world.nodes[b.0].host;
     world.net.move_host(host, Some(site));
     world.links_changed(b);
-    assert!(reaches(&mut world, b, a, 2, Duration::from_secs(20)));
+    assert!(reaches(&mut world, b, a, 2, Duration::from_secs(60)));
     assert!(reaches(&mut world, a, b, 3, Duration::from_secs(5)));
 }
 

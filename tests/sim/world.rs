@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 
 use ginnel::api::{Request, Response};
 use ginnel::membership::{GenesisPool, UnixTime};
-use ginnel::mesh::event::{
-    DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId,
-};
+use ginnel::mesh::event::{DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId};
 use ginnel::mesh::wall::Wall;
-use ginnel::wire::classify::classify;
 use ginnel::mesh::{Found, Mesh};
+use ginnel::wire::classify::classify;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -116,7 +114,12 @@ impl World {
     }
 
     /// A device begins to join.
-    pub fn join(&mut self, site: Option<SiteId>, name: &str, invite: &str) -> (DeviceNo, RequestId) {
+    pub fn join(
+        &mut self,
+        site: Option<SiteId>,
+        name: &str,
+        invite: &str,
+    ) -> (DeviceNo, RequestId) {
         let join = (
             invite.parse().expect("a true invite"),
             name.parse().expect("a label"),

@@ -136,7 +136,7 @@ impl Book {
                 Some((*device, at, endpoints))
             })
             .collect();
-        devices.sort_by(|a, b| b.1.cmp(&a.1));
+        devices.sort_by_key(|(_, at, _)| std::cmp::Reverse(*at));
         devices.truncate(MAX_CACHED_DEVICES);
         devices
     }
@@ -151,7 +151,7 @@ impl Book {
             .filter(|(source, word)| word.at.0.saturating_add(source.lifetime_secs()) >= now.0)
             .map(|(_, word)| word)
             .collect();
-        words.sort_by(|a, b| b.at.cmp(&a.at));
+        words.sort_by_key(|word| std::cmp::Reverse(word.at));
         words
     }
 

@@ -121,6 +121,11 @@ impl Keys {
         }
     }
 
+    /// The doorbell's key.
+    pub(super) fn bell(&self, now: Instant) -> Option<(DhtKey, Epoch)> {
+        self.key(&Target::Bell, false, now)
+    }
+
     fn key(&self, target: &Target, neighbour: bool, now: Instant) -> Option<(DhtKey, Epoch)> {
         if let Target::Seat(invite, seat) = target {
             return Some((self.invites.get(invite)?.seat_key(*seat), Epoch(0)));
@@ -183,7 +188,7 @@ impl Search {
     /// Starts what is due.
     pub(super) fn pump(&mut self, keys: &Keys, now: Instant) {
         while self.flights.len() < MAX_IN_FLIGHT
-            && let Some((due, target)) = self.next_due(keys)
+            && let Some((due, target)) = self.next_due(keys, now)
             && due <= now
         {
             self.start(target, keys, now);
@@ -191,10 +196,14 @@ impl Search {
     }
 
     /// When something is due, and why.
-    pub(super) fn poll_timeout(&self, keys: &Keys) -> Option<(Instant, &'static str)> {
+    pub(super) fn poll_timeout(
+        &self,
+        keys: &Keys,
+        now: Instant,
+    ) -> Option<(Instant, &'static str)> {
         let lost = self.flights.values().map(|flight| flight.since + FLIGHT_TIMEOUT).min();
         let lost = lost.map(|at| (at, "look-up lost"));
-        let due = if self.flights.len() < MAX_IN_FLIGHT { self.next_due(keys) } else { None };
+        let due = if self.flights.len() < MAX_IN_FLIGHT { self.next_due(keys, now) } else { None };
         lost.into_iter().chain(due.map(|(at, _)| (at, "look-up due"))).min()
     }
 
@@ -223,7 +232,7 @@ impl Search {
     }
 
     /// The target that is due first, and when it may start.
-    fn next_due(&self, keys: &Keys) -> Option<(Instant, Target)> {
+    fn next_due(&self, keys: &Keys, now: Instant) -> Option<(Instant, Target)> {
         let eager_from = self.eager_paid.checked_sub(EAGER_BURST).unwrap_or(self.eager_paid);
         let busy: BTreeSet<Target> = self.flights.values().map(|flight| flight.target).collect();
         self.chases
@@ -231,9 +240,9 @@ impl Search {
             .filter(|(target, _)| !busy.contains(target) && keys.has_key(target))
             .map(|(target, chase)| {
                 let due = chase.cadence.due();
-                let slot =
-                    if is_patient(target, chase, due) { self.patient_from } else { eager_from };
-                (due.max(slot), due, *target)
+                let eager = due.max(eager_from);
+                let patient = is_patient(target, chase, eager.max(now));
+                (if patient { due.max(self.patient_from) } else { eager }, due, *target)
             })
             .min()
             .map(|(at, _, target)| (at, target))

@@ -13,6 +13,7 @@ use super::event::{JoinerEvent, JoinerKeys};
 use super::words;
 use crate::api::{self, ErrorKind, Stage};
 use crate::identity::WgPublicKey;
+use crate::identity::WgSecret;
 use crate::membership::op::bind;
 use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
@@ -79,6 +80,16 @@ impl Joiner {
             outbox: VecDeque::new(),
             events: VecDeque::from([JoinerEvent::Stage(Stage::Searching, detail)]),
         }
+    }
+
+    /// The invite.
+    pub fn invite(&self) -> &Invite {
+        &self.invite
+    }
+
+    /// The secret half of the invite's guest key.
+    pub fn guest_secret(&self) -> &WgSecret {
+        &self.derived.gk
     }
 
     /// The stage reached so far.

@@ -109,9 +109,4 @@ impl Seats {
     pub(super) fn posts(&mut self) -> impl Iterator<Item = &mut Post> {
         self.0.values_mut().map(|offer| &mut offer.post)
     }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
