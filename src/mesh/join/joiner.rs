@@ -12,14 +12,10 @@ use super::attempt::{Attempt, Step};
 use super::event::{JoinerEvent, JoinerKeys};
 use super::words;
 use crate::api::{self, ErrorKind, Stage};
-use crate::identity::WgPublicKey;
-use crate::identity::WgSecret;
-use crate::membership::op::bind;
+use crate::identity::{WgPublicKey, WgSecret};
 use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
-use crate::wire::control::join::{
-    JoinClaim, JoinHello, JoinOffer, JoinProve, JoinRequest, JoinScene, Refusal,
-};
+use crate::wire::control::join::{JoinHello, JoinOffer, JoinProve, JoinScene, Refusal};
 use crate::wire::control::{Control, Nonce};
 
 /// Sponsors that are tried at once: as many as publish at an invite's rendezvous.
@@ -324,7 +320,9 @@ impl Joiner {
                     guest_nonce: self.nonce,
                     sponsor_nonce: nonce,
                 };
-                (guest, Control::JoinRequest(Box::new(self.request(&scene))))
+                let network = &self.invite.network;
+                let request = self.keys.request(network, &self.derived, &self.name, &scene);
+                (guest, Control::JoinRequest(Box::new(request)))
             }
             Step::Prove { peer, .. } => (peer, Control::JoinProve(JoinProve { invite, id })),
             Step::Queued | Step::Switch { .. } | Step::Granted { .. } => return,
@@ -333,19 +331,6 @@ impl Joiner {
             attempt.sent(now);
         }
         self.outbox.push_back((to, message));
-    }
-
-    fn request(&self, scene: &JoinScene) -> JoinRequest {
-        let network = &self.invite.network;
-        let claim = JoinClaim {
-            invite: self.derived.id,
-            id: self.keys.id.public(),
-            wg: self.keys.wg,
-            admin: self.keys.admin,
-            name: self.name.clone(),
-            bind_sig: bind(&self.keys.id, &self.keys.wg, network),
-        };
-        JoinRequest::sign(claim, scene, network, &self.derived.ik, &self.keys.id)
     }
 
     /// The answer did not come: asks again, or the next sponsor.
