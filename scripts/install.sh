@@ -20,8 +20,6 @@ TEXT
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/prepare.sh
-# What become_root runs again, from this folder.
-BASH_ARGV0=$PWD/scripts/install.sh
 arguments=("$@")
 prefix=/usr/local binary='' start=yes uninstall=no purge=no
 while [ $# -gt 0 ]; do

@@ -10,7 +10,8 @@ rust_needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 say() { printf '\n== %s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
-# Re-runs the calling script as root, in the same environment as far as builds care.
+# Re-runs the calling script as root, in the same environment as far as builds care. The script has
+# changed to the repository's folder, where a relative $0 may name nothing: it lives in scripts/.
 become_root() {
     [ "$(id -u)" -eq 0 ] && return
     command -v sudo >/dev/null || die "This needs root, and there is no sudo: run it as root."
@@ -20,7 +21,7 @@ become_root() {
         RUSTUP_TOOLCHAIN CI NO_COLOR TERM; do
         [ -n "${!name:-}" ] && keep+=("$name=${!name}")
     done
-    exec sudo env "${keep[@]}" GINNEL_BUILDER="$(id -un)" bash "$0" "$@"
+    exec sudo env "${keep[@]}" GINNEL_BUILDER="$(id -un)" bash "$PWD/scripts/${0##*/}" "$@"
 }
 
 # Runs a command as the user who called the script.

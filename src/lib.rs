@@ -33,8 +33,8 @@
 //!
 //! # The layers
 //!
-//! A module imports only what stands above it in this table; `tests/layering.rs` holds that, and
-//! the lint configuration keeps clocks, thread generators and spawning out of the pure layers. So
+//! A module imports only what stands above it in this table, and of that only what its row names;
+//! `tests/layering.rs` holds that, and the lint configuration keeps clocks, thread generators and spawning out of the pure layers. So
 //! everything from `identity` to `mesh` runs the same under virtual time as on a host.
 //!
 //! | module | is | may import |
@@ -44,10 +44,10 @@
 //! | [`wire`] | what is said: codecs of everything that comes from outside | identity, membership |
 //! | [`forward`] | moves packets: routing, sessions, segmentation | identity, wire |
 //! | [`api`], [`config`] | what the user and the agent say to each other | identity |
-//! | [`mesh`] | decides | all above but config |
-//! | [`io`] | touches kernel, network, disk, clock | identity, wire::record, forward's buffers |
+//! | [`mesh`] | decides | all above but config; of forward the table, its slots and tunnels |
+//! | [`io`] | touches kernel, network, disk, clock | identity, wire, api, mesh::event, forward's buffers |
 //! | [`agent`] | wires | all but cli |
-//! | [`cli`] | speaks | api, config, identity |
+//! | [`cli`] | speaks | api, config, identity, membership::policy |
 //!
 //! # The ways through the house
 //!
@@ -77,6 +77,11 @@
 //! ERROR: broken, act now. WARN: would you wake somebody? INFO: what a user would notice. DEBUG: a
 //! change of state. TRACE: single packets. Addresses of others never stand above DEBUG, secrets
 //! nowhere.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests make up their instants from the real clock")
+)]
 
 pub mod agent;
 pub mod api;

@@ -13,17 +13,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// module | modules it may import (`forward::table`: a part of one) | outside crates
+///
+/// What building showed to be better than the first plan:
+/// * `io` speaks `mesh::event`, `wire` and `api`: adapters take and give what `mesh` decides with,
+///   plain data without behaviour, so that nothing in between has to translate it.
+/// * `io` has parking_lot: a DHT node's thread and its owner share a few numbers.
+/// * `cli` checks a device's name by `membership::policy`, so that the user hears of a bad name
+///   before the agent does, in the same words.
+/// * `cli` has tokio, for one signal: Ctrl-C ends `ping` with its summary.
 const TABLE: &str = "
 identity   | -                         | x25519-dalek ed25519-dalek curve25519-dalek sha2 hkdf zeroize serde data-encoding
 membership | identity                  | postcard serde data-encoding zeroize
 wire       | identity membership       | stun_codec bytecodec chacha20poly1305 postcard serde zeroize
 forward    | identity wire             | boringtun parking_lot arc-swap zeroize
 mesh       | identity membership wire forward::table forward::slot forward::tunnel api | rand zeroize
-io         | identity forward::buffer forward::packet | tokio tun-rs tun-tap quinn-udp socket2 rustix rtnetlink netlink-packet-route netlink-sys futures-util n0-mainline igd-next crab_nat rand zeroize
+io         | identity wire api mesh::event forward::buffer forward::packet | tokio tun-rs tun-tap quinn-udp socket2 rustix rtnetlink netlink-packet-route netlink-sys futures-util n0-mainline igd-next crab_nat parking_lot rand zeroize
 api        | identity                  | serde
 config     | identity                  | serde toml tracing-subscriber
 agent      | identity membership wire forward mesh io api config | tokio anyhow arc-swap parking_lot rand rustix sd-notify serde serde_json zeroize
-cli        | api config identity       | clap clap_complete anyhow comfy-table indicatif humantime qrcode serde serde_json rustix zeroize
+cli        | api config identity membership::policy | clap clap_complete anyhow comfy-table indicatif humantime qrcode serde serde_json rustix tokio zeroize
 ";
 
 /// Allowed in every layer.
@@ -66,7 +74,7 @@ fn every_file_is_short_enough_to_read() {
         let text = fs::read_to_string(&path).expect("a source file can be read");
         let lines = without_tests(&text).count();
         let name = relative(&path);
-        if lines > MAX_LINES && !LONGER.contains(&name.as_str()) {
+        if !is_unit_test(&name) && lines > MAX_LINES && !LONGER.contains(&name.as_str()) {
             faults.push(format!(
                 "{name} has {lines} lines without its tests, the limit is {MAX_LINES}"
             ));
@@ -106,6 +114,9 @@ fn the_reader_sees_what_it_has_to_see() {
 
 fn faults_of(path: &Path) -> Vec<String> {
     let name = relative(path);
+    if is_unit_test(&name) {
+        return Vec::new();
+    }
     let module = module_of(&name);
     let table = layers();
     let top = module.first().map(String::as_str).unwrap_or_default();
@@ -132,6 +143,11 @@ fn faults_of(path: &Path) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Whether the whole file is the test module of one beside it.
+fn is_unit_test(name: &str) -> bool {
+    name.starts_with("src/") && (name.ends_with("/tests.rs") || name.contains("/tests/"))
 }
 
 fn may_import(layer: &Layer, used: &[String]) -> bool {

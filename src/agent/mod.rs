@@ -27,9 +27,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::api;
 use crate::config::{Config, HostPort};
 use crate::forward::Upcall;
 use crate::identity::NetworkId;
@@ -69,6 +71,7 @@ pub struct AgentOptions {
 
 /// Runs the agent until it is told to stop.
 pub fn run(options: AgentOptions) -> anyhow::Result<()> {
+    check_privilege()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -79,6 +82,18 @@ pub fn run(options: AgentOptions) -> anyhow::Result<()> {
         agent.run().await;
         Ok(())
     })
+}
+
+/// Refuses to start without the one privilege that interfaces need, rather than fail at the first
+/// `create`.
+fn check_privilege() -> Result<(), api::Error> {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    if held.is_ok_and(|held| held.contains(CapabilitySet::NET_ADMIN)) {
+        return Ok(());
+    }
+    let message = "the agent may not make network interfaces: run it as root, as the systemd \
+                   service, or give it CAP_NET_ADMIN";
+    Err(api::Error { kind: api::ErrorKind::NotPermitted, message: message.to_owned() })
 }
 
 /// Runs a stand-alone DHT node until SIGTERM or SIGINT.

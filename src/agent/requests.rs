@@ -236,7 +236,12 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let id = mesh.network();
         self.services.wake(&self.options.config, &self.store);
-        let (store, _) = self.store.network(&id)?;
+        let (store, _) = self.store.network(&id).inspect_err(|_| {
+            if self.store.is_unfinished(&id) {
+                // What could not even be begun leaves nothing behind.
+                let _ = self.store.forget(&id);
+            }
+        })?;
         let udp = Arc::new(place.udp);
         let statics = mesh.statics();
         let statics: Vec<_> = statics.iter().collect();

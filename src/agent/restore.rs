@@ -27,15 +27,16 @@ impl Agent {
     }
 
     async fn restore(&mut self, id: &NetworkId) -> anyhow::Result<()> {
+        if self.store.is_unfinished(id) {
+            tracing::warn!(network = ?id, "an unfinished network was removed");
+            return Ok(self.store.forget(id)?);
+        }
         let (store, found) = self.store.network(id)?;
         if let Some(mended) = &found.mended {
             tracing::warn!(network = ?id, "{mended}");
         }
         let Some(identity) = store.identity()? else {
-            // `create` or `join` was cut off before its first file: nobody knows these keys.
-            tracing::warn!(network = ?id, "an unfinished network was removed");
-            drop(store);
-            return Ok(self.store.forget(id)?);
+            anyhow::bail!("its identity vanished");
         };
         anyhow::ensure!(identity.network == *id, "its identity belongs to another network");
         let Some(intent) = read(&store, NetworkFile::Intent, Intent::decode)? else {

@@ -398,7 +398,8 @@ mod tests {
 
     #[test]
     fn whatever_makes_headers_differ_ends_the_group() {
-        let change: [(&str, bool, fn(&mut Vec<u8>)); 10] = [
+        type Change = fn(&mut Vec<u8>);
+        let changes: [(&str, bool, Change); 10] = [
             ("TOS", true, |p| p[1] = 0x2e),
             ("TTL", true, |p| p[8] = 63),
             ("don't fragment", true, |p| p[6] = 0),
@@ -410,7 +411,7 @@ mod tests {
             ("flow label", false, |p| p[3] ^= 1),
             ("hop limit", false, |p| p[7] ^= 1),
         ];
-        for (what, v4, change) in change {
+        for (what, v4, change) in changes {
             let (_, _, mut packets) = super_packet(v4, TCP, &[5; 200], 100);
             change(&mut packets[1]);
             fix_checksums(&mut packets[1]);

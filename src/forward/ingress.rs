@@ -448,7 +448,7 @@ mod tests {
         let initiation = a.slot().tunnel.lock().initiate(a.now);
         b.receive(at(1), &[(148, initiation.clone())]);
         assert_eq!(b.upcalls(), [Upcall::Handshake { from: at(1), bytes: initiation }]);
-        let mut stun = vec![0; 20];
+        let mut stun = [0; 20];
         stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
         b.receive(at(3), &[(20, stun.repeat(1000))]);
         assert_eq!(b.upcalls().len(), 256);

@@ -16,8 +16,7 @@
 //! | [`clock`] | every clock and the seed of every generator |
 //! | [`store`] | the state folder |
 
-// The bans of `.clippy.toml` (clocks, spawning) are for the pure layers.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "bans on clocks and spawning are for pure layers")]
 
 pub mod clock;
 pub mod dht;

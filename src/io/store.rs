@@ -208,6 +208,12 @@ impl Store {
         Ok(networks)
     }
 
+    /// Whether nothing was ever written to a network's folder: a `create` or `join` that was cut
+    /// off before the keys were safe, so that nobody knows them.
+    pub fn is_unfinished(&self, id: &NetworkId) -> bool {
+        !self.folder(id).join(NetworkFile::Identity.name()).exists()
+    }
+
     /// Opens the folder of a network, made where it is missing, and reads its ops.
     pub fn network(&self, id: &NetworkId) -> Result<(NetworkStore, LoadedOps), StoreError> {
         let folder = self.folder(id);

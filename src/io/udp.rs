@@ -20,16 +20,20 @@
 //! All methods take `&self` and are safe from several threads; none blocks longer than
 //! [`SEND_PATIENCE`].
 
-use std::io::{self, IoSliceMut};
+mod batch;
+
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn_udp::{Transmit, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
+
+pub use batch::{Received, RecvBatch};
 
 /// How long a send waits for room in the socket's buffer: at 1 Gbit/s, 2 ms drain 250 kB, more
 /// than three full GSO batches.
@@ -48,13 +52,6 @@ const MAX_GSO_BYTES: usize = 65_487;
 
 /// The most segments one `sendmsg` takes (`UDP_MAX_SEGMENTS` before Linux 6.9).
 const MAX_GSO_SEGMENTS: usize = 64;
-
-/// How many messages one `recvmmsg` takes. Each may hold 64 datagrams by GRO; without GRO, 8
-/// share the cost of the system call well enough, and the buffers stay at 512 KiB.
-const BATCH: usize = 8;
-
-/// Room for one message: the largest that GRO merges.
-const MESSAGE_SIZE: usize = 65_536;
 
 /// How many queued errors of the socket one receive clears before it gives up for this time.
 const ERROR_TRIES: usize = 16;
@@ -182,17 +179,13 @@ impl UdpPort {
     /// # Errors
     /// Only what no later call can mend; what the network reports is skipped.
     pub fn recv(&self, family: Family, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.filled = 0;
+        batch.clear();
         let Some(half) = self.half(family) else { return Ok(0) };
         for _ in 0..ERROR_TRIES {
             match half.recv(batch) {
-                Ok(filled) => {
-                    batch.filled = filled;
-                    return Ok(filled);
-                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(error) if is_fatal(&error) => return Err(error),
-                Err(_) => {}
+                Err(error) if !is_fatal(&error) => {}
+                filled_or_fatal => return filled_or_fatal,
             }
         }
         Ok(0)
@@ -294,63 +287,7 @@ impl Half {
     }
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        let mut chunks = batch.storage.chunks_exact_mut(MESSAGE_SIZE);
-        let mut slices: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| {
-            IoSliceMut::new(chunks.next().expect("the storage has room for a batch"))
-        });
-        self.state.recv((&self.socket).into(), &mut slices, &mut batch.meta)
-    }
-}
-
-/// Room for what one [`UdpPort::recv`] brings; allocated once, used by one thread.
-pub struct RecvBatch {
-    storage: Vec<u8>,
-    meta: [RecvMeta; BATCH],
-    filled: usize,
-}
-
-/// A run of datagrams of one sender.
-#[derive(Debug)]
-pub struct Received<'a> {
-    /// Who sent them; never a v4-mapped IPv6 address.
-    pub from: SocketAddr,
-    /// The datagrams, one after the other, without gaps.
-    pub bytes: &'a mut [u8],
-    /// The length of each but the last, which may be shorter; never 0.
-    pub stride: usize,
-}
-
-impl Received<'_> {
-    /// The single datagrams.
-    pub fn datagrams(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.bytes.chunks_mut(self.stride)
-    }
-}
-
-impl RecvBatch {
-    /// Empty room. The kernel hands out the pages when they are first written to.
-    pub fn new() -> Self {
-        Self {
-            storage: vec![0; BATCH * MESSAGE_SIZE],
-            meta: [RecvMeta::default(); BATCH],
-            filled: 0,
-        }
-    }
-
-    /// What the last receive brought, in the order of arrival; empty datagrams are left out.
-    pub fn received(&mut self) -> impl Iterator<Item = Received<'_>> {
-        let messages = self.storage.chunks_exact_mut(MESSAGE_SIZE).zip(&self.meta);
-        messages.take(self.filled).filter(|(_, meta)| meta.len > 0).map(|(chunk, meta)| {
-            let bytes = &mut chunk[..meta.len.min(MESSAGE_SIZE)];
-            let stride = meta.stride.clamp(1, bytes.len());
-            Received { from: normalize(meta.addr), bytes, stride }
-        })
-    }
-}
-
-impl Default for RecvBatch {
-    fn default() -> Self {
-        Self::new()
+        batch.fill(|slices, meta| self.state.recv((&self.socket).into(), slices, meta))
     }
 }
 

@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn of_a_many_headed_fork_two_branches_and_every_denial_stay() {
-        let mut world = World::new(1);
+        let world = World::new(1);
         let first = all(&world)[1].clone();
         let author = author(1);
         let mut ops = Vec::new();

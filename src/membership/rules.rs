@@ -591,12 +591,12 @@ mod tests {
     fn r6_an_invite_used_by_two_devices_lets_neither_in_and_names_both() {
         let mut world = World::new(2);
         world.opens(1, 1);
-        let invite = Some(world.invite(1).id);
-        let with = |n| grant(Certificate { invite, ..World::new(0).certificate(n) });
+        let invite = world.invite(1).id;
+        let with = |n| grant(Certificate { invite: Some(invite), ..World::new(0).certificate(n) });
         world.does(1, with(3));
         let roster = world.roster();
         assert_eq!(live(&roster), [1, 2, 3]);
-        assert_eq!(roster.invite(&invite.unwrap()), InviteState::Used(device(3)));
+        assert_eq!(roster.invite(&invite), InviteState::Used(device(3)));
         assert_eq!(roster.open_invites().count(), 0);
         world.does(1, with(3));
         assert_eq!(live(&world.roster()), [1, 2, 3], "a renewal is the same device");
@@ -606,8 +606,8 @@ mod tests {
         assert_eq!(live(&roster), [1, 2]);
         let mut both = vec![device(3), device(4)];
         both.sort();
-        assert_eq!(roster.alarms(), [Alarm::InviteReused(invite.unwrap(), both.clone())]);
-        assert_eq!(roster.invite(&invite.unwrap()), InviteState::Reused(both));
+        assert_eq!(roster.alarms(), [Alarm::InviteReused(invite, both.clone())]);
+        assert_eq!(roster.invite(&invite), InviteState::Reused(both));
         assert!(matches!(roster.standing(&device(3)), Standing::Refused(_)));
 
         world.does(1, grant(world.certificate(3)));

@@ -13,7 +13,7 @@ use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
 use crate::membership::{SignedOp, Unverified};
-use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, Secret, VERSION};
+use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, VERSION};
 
 impl Mesh {
     /// A control message came out of a tunnel.
@@ -26,6 +26,10 @@ impl Mesh {
         let peer = self.peers.get(key).ok_or(InputError::Stranger)?;
         match peer.who {
             Who::Member(device) => self.hear_member(key, device, bytes, now),
+            Who::Removed(device) => {
+                self.dismiss(key, device, now);
+                Ok(())
+            }
             Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => {
                 let message = Control::decode(bytes).map_err(|_| InputError::Malformed)?;
                 self.hear_joining(key, &message, now)
@@ -59,6 +63,7 @@ impl Mesh {
                     self.member_proven(key, device, now);
                 }
             }
+            (Control::Ops(ops), false) => self.hear_removal(ops, now),
             // A joined device or a lost packet: the other side thinks that we know it already.
             (_, false) => self.say_hello(key, now),
             (Control::Heads(_) | Control::Fetch(_) | Control::Ops(_), true) => {
@@ -74,8 +79,9 @@ impl Mesh {
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
             (Control::Goodbye(_), true) => self.drop_peer(key, now),
-            // Introductions through a shared member come with relays; what a member may not say
-            // is no news.
+            (Control::Introduce(asked), true) => self.hear_introduce((key, device), asked, now),
+            (Control::Introduced(introduction), true) => self.hear_introduced(introduction, now),
+            // What a member may not say, and what a later version says, is no news.
             _ => {}
         }
         Ok(())
@@ -131,6 +137,7 @@ impl Mesh {
         self.tell_secret(key, now);
         self.tell_endpoints(key, now);
         self.send_waiting(key, now);
+        self.seek_introductions(now);
         self.connections_changed(now);
     }
 
@@ -184,8 +191,7 @@ impl Mesh {
     }
 
     fn tell_endpoints(&mut self, key: PeerKey, now: Instant) {
-        let endpoints = self.reach.endpoints();
-        let at = Endpoints { seq: self.unix(now).0, endpoints, nat: 0 };
+        let at = self.own_endpoints(now);
         self.tell(key, &Control::Endpoints(at), now);
     }
 

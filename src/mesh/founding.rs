@@ -215,7 +215,10 @@ impl Mesh {
                 mesh.become_joiner(invite, RESUMED_JOIN, now);
                 mesh.start_joining(now);
             }
-            None => mesh.begin(&saved.cache, now),
+            None => {
+                mesh.hold_user_data(now);
+                mesh.begin(&saved.cache, now);
+            }
         }
         mesh
     }
@@ -241,6 +244,7 @@ impl Mesh {
             gossip,
             joins,
             meeting: BTreeSet::new(),
+            told_removed: BTreeSet::new(),
             clients: Clients::default(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
@@ -305,6 +309,7 @@ impl Me {
             dht: (api::DhtState::Off, 0),
             state: api::NetworkState::Down,
             up: true,
+            holding: false,
             interface: None,
             cached: Cache::default(),
         }

@@ -95,7 +95,6 @@ impl Greeting {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use crate::identity::WgSecret;

@@ -19,6 +19,7 @@
 //! **Refusals** come after the offer, so that the joiner can tell a sponsor's word from a thief's.
 
 mod attempt;
+mod claimant;
 pub mod event;
 pub mod joiner;
 mod name;

@@ -54,7 +54,11 @@ mod admission;
 mod clients;
 mod control;
 mod founding;
+mod freshness;
+mod introductions;
+mod joining;
 mod ping;
+mod removal;
 mod requests;
 mod sessions;
 mod settle;
@@ -68,7 +72,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::api;
-use crate::identity::{Identity, NetworkId, RootSecret, WgSecret};
+use crate::identity::{DeviceId, Identity, NetworkId, RootSecret, WgSecret};
 use crate::membership::invite::InviteId;
 use crate::membership::{DeviceName, UnixTime};
 use crate::wire::record::NetworkSecret;
@@ -108,6 +112,8 @@ pub struct Mesh {
     joins: Joins,
     /// The invites at whose rendezvous this device waits.
     meeting: BTreeSet<InviteId>,
+    /// The removed devices that were told so since the start.
+    told_removed: BTreeSet<DeviceId>,
     clients: Clients,
     writes: Writes,
     deadlines: Deadlines<Timer>,
@@ -155,6 +161,8 @@ pub struct Me {
     pub state: api::NetworkState,
     /// Whether the interface shall be on.
     pub up: bool,
+    /// Whether user data waits until heads were compared.
+    pub holding: bool,
     /// How the interface looks now; `None` is off.
     pub interface: Option<InterfaceConfig>,
     /// What the cache on disk holds.
@@ -162,6 +170,7 @@ pub struct Me {
 }
 
 /// The side of joining that this device is on.
+#[expect(clippy::large_enum_variant, reason = "there is one, as long-lived as the mesh")]
 enum Joins {
     /// A member: admits others, where it is an admin.
     Sponsor(Sponsor),
@@ -186,6 +195,7 @@ enum Timer {
     Tags,
     Cache,
     Neighbours,
+    Hold,
 }
 
 /// Why an input was refused.

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::greeting::Greeting;
+use super::introductions::Asking;
 use super::key::PeerKey;
 use super::path::PathAgent;
 use crate::forward::PeerSlot;
@@ -43,6 +44,8 @@ pub enum Who {
     Sponsor,
     /// A sponsor, under the new key of this device.
     Admitter,
+    /// A device that was removed and may not know it.
+    Removed(DeviceId),
 }
 
 /// One device in use.
@@ -67,6 +70,8 @@ pub struct Peer {
     pub wanted_until: Instant,
     /// When to start a handshake if there is no session by then.
     pub handshake_at: Option<Instant>,
+    /// When members are asked to introduce it.
+    pub asking: Asking,
     /// When it came into use.
     pub born: Instant,
     waiting: VecDeque<(Instant, Vec<u8>)>,
@@ -98,6 +103,7 @@ impl Peer {
             neighbour: false,
             wanted_until: born,
             handshake_at: None,
+            asking: Asking::start(born),
             born,
             waiting: VecDeque::new(),
         }
@@ -105,14 +111,14 @@ impl Peer {
 
     /// Whether this side ever starts a handshake: a guest's key only ever knocks.
     pub fn initiates(&self) -> bool {
-        !matches!(self.who, Who::Guest(_) | Who::Applicant)
+        !matches!(self.who, Who::Guest(_) | Who::Applicant | Who::Removed(_))
     }
 
     /// The member it is, where it is one.
     pub fn device(&self) -> Option<DeviceId> {
         match self.who {
             Who::Member(device) => Some(device),
-            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter | Who::Removed(_) => None,
         }
     }
 

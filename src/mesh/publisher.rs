@@ -2,7 +2,7 @@
 //!
 //! Three things are stored:
 //!
-//! * its **record**: at once when it first has endpoints; then 300–500 ms after a change, at most
+//! * its **record**: at once when it first has endpoints (300 ms later without a public one); then 300–500 ms after a change, at most
 //!   once a minute (in the first minutes after a start, a join or an own address change, every
 //!   3 s); otherwise every 45–75 minutes. In the last fifth of an epoch it is stored under the
 //!   next epoch's key too, so that readers on either side of the change find it.
@@ -26,7 +26,7 @@ mod seats;
 mod seqs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -59,6 +59,11 @@ const EARLY: Duration = Duration::from_secs(180);
 /// The least time between two stores of the record for a change, early and later.
 const RECORD_GAP: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 
+/// How long the first addresses wait for a public one before anything is stored: local ones are known
+/// at once and STUN answers within a round trip or two, while an item stored without its answers
+/// stands until the next store may follow, seconds later, and nobody outside the LAN can use it.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+
 /// After the DHT came back, within how many milliseconds everything is stored again.
 const RETURN_SPREAD_MS: std::ops::Range<u64> = 0..2000;
 
@@ -87,6 +92,8 @@ pub struct Publisher {
     reads: VecDeque<DhtKey>,
     /// When the first minutes began.
     started: Instant,
+    /// Nothing is stored before this: the first addresses wait for a public one.
+    hold: Instant,
     /// When the record was last taken by a node.
     published: Option<Instant>,
     rng: StdRng,
@@ -110,6 +117,7 @@ impl Publisher {
             items: VecDeque::new(),
             reads: VecDeque::new(),
             started: now,
+            hold: now,
             published: None,
             rng,
             last_now: now,
@@ -134,6 +142,11 @@ impl Publisher {
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
         let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
         let changed = set(&self.body.endpoints) != set(endpoints);
+        if endpoints.iter().any(is_public_ipv4) {
+            self.hold = now;
+        } else if self.body.endpoints.is_empty() && changed {
+            self.hold = now + FIRST_WAIT;
+        }
         self.body.endpoints = endpoints.to_vec();
         if changed {
             let gap = if now < self.started + EARLY { RECORD_GAP.0 } else { RECORD_GAP.1 };
@@ -239,7 +252,8 @@ impl Publisher {
         let record = member.and_then(|_| self.record.timeout()).map(|at| (at, "record"));
         let bell = member.and_then(|_| self.ringer.timeout()).map(|at| (at, "doorbell"));
         let seats = self.seats.timeout().map(|at| (at, "rendezvous"));
-        [record, bell, seats].into_iter().flatten().min()
+        let first = [record, bell, seats].into_iter().flatten().min();
+        first.map(|(at, reason)| (at.max(self.hold), reason))
     }
 
     /// How long ago a node last took the record.
@@ -264,7 +278,7 @@ impl Publisher {
 
     fn pump(&mut self, now: Instant) {
         self.last_now = now;
-        let Some(wall) = self.wall.filter(|_| self.can_store()) else { return };
+        let Some(wall) = self.wall.filter(|_| self.can_store() && now >= self.hold) else { return };
         let unix = wall.at(now);
         self.store_record(unix, now);
         self.store_seats(unix, now);
@@ -391,6 +405,14 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Whether hosts elsewhere may reach this: what NATs hand out inside is no such address.
+fn is_public_ipv4(endpoint: &SocketAddr) -> bool {
+    let IpAddr::V4(address) = endpoint.ip() else { return false };
+    let [a, b, ..] = address.octets();
+    let carrier = a == 100 && b & 0xc0 == 64;
+    !(address.is_private() || address.is_link_local() || address.is_loopback() || carrier)
 }
 
 impl std::fmt::Debug for Publisher {

@@ -10,6 +10,7 @@ use super::event::{Output, Persist, RequestId};
 use super::writes::{Act, Then};
 use super::*;
 use crate::api::{ErrorKind, Request, Response, SCHEMA};
+use crate::identity::AdminSecret;
 use crate::membership::invite::Hint;
 use crate::membership::policy::{MAX_REASON_LEN, clean_reason};
 use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
@@ -115,6 +116,11 @@ impl Mesh {
         created: bool,
         now: Instant,
     ) -> Option<Response> {
+        let admin = self.me.identity.admin.as_ref().map(AdminSecret::public);
+        if admin.is_some_and(|admin| !self.ledger.roster().may_open_invite(&admin)) {
+            let text = "64 invites are open, which is the most: let some run out";
+            return Some(Response::error(ErrorKind::Failed, text));
+        }
         let invite = Invite::new(*self.ledger.network(), self.rng.random(), self.hints());
         let open = invite.keys().open(UnixTime(self.unix(now).0 + expires_s), false, name);
         let then = Then::Invited { request, token: invite.token(), created };

@@ -8,6 +8,7 @@ use rand::RngExt;
 
 use super::directory::Source;
 use super::event::{Output, Transmit};
+use super::greeting::Greeting;
 use super::path::{Demand, PathAgent, PathEvent};
 use super::peer::{Peer, Who};
 use super::tags::Caller;
@@ -167,9 +168,10 @@ impl Mesh {
     fn slot(&self, index: SlotIndex, who: Who, tunnel: Tunnel, now: Instant) -> PeerSlot {
         let member = match who {
             Who::Member(device) => self.ledger.roster().get(&device),
-            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => None,
+            Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter | Who::Removed(_) => None,
         };
-        let carries = if member.is_some() { Carries::Everything } else { Carries::ControlOnly };
+        let open = member.is_some() && !self.me.holding;
+        let carries = if open { Carries::Everything } else { Carries::ControlOnly };
         let allowed = member.map(allowed_sources).unwrap_or_default();
         PeerSlot::new(index, tunnel, allowed, carries, now)
     }
@@ -216,6 +218,7 @@ impl Mesh {
             self.gossip.peer_down(&device, self.ledger.logs(), now);
             self.directory.unwant(&device, now);
         }
+        self.connections_changed(now);
     }
 
     /// What a peer's path agent wants done.
@@ -244,6 +247,7 @@ impl Mesh {
                 let after = if peer.leads { Duration::ZERO } else { FOLLOW_AFTER };
                 let device = peer.device();
                 let needed = peer.initiates() && !peer.slot.tunnel.lock().has_session();
+                let greets = device.is_some() && !needed && !peer.greeting.is_proven();
                 if needed && peer.handshake_at.is_none() {
                     peer.handshake_at = Some(now + after);
                     self.next_look(key, now + after);
@@ -251,10 +255,15 @@ impl Mesh {
                 if let Some(device) = device {
                     self.directory.accept(device, &[path.endpoint], Source::Gossip, now);
                 }
+                if greets {
+                    // The sessions outlived the path; the acquaintance did not.
+                    self.say_hello(key, now);
+                }
             }
             PathEvent::Lost => {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(None);
+                peer.greeting = Greeting::default();
                 let device = peer.device();
                 if let Some(device) = device {
                     self.gossip.peer_down(&device, self.ledger.logs(), now);
@@ -306,7 +315,7 @@ impl Mesh {
         match peer.who {
             Who::Member(_) => self.say_hello(key, now),
             Who::Sponsor | Who::Admitter => self.sponsor_connected(key, now),
-            Who::Guest(_) | Who::Applicant => {}
+            Who::Guest(_) | Who::Applicant | Who::Removed(_) => {}
         }
         self.send_waiting(key, now);
         self.connections_changed(now);
@@ -314,6 +323,9 @@ impl Mesh {
 
     /// Sends the packets that waited for a session.
     pub(super) fn send_waiting(&mut self, key: PeerKey, now: Instant) {
+        if self.me.holding {
+            return;
+        }
         let Some(peer) = self.peers.touch(key) else { return };
         let Some(endpoint) = peer.slot.endpoint() else { return };
         let packets: Vec<_> = peer.take_waiting(now).collect();

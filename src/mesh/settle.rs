@@ -100,11 +100,17 @@ impl Mesh {
                 // Whoever rings or beacons looks for company; others are only reached if wanted.
                 let rings = matches!(source, Source::Bell | Source::Lan);
                 let key = match self.peers.member(&device) {
-                    None if rings => self.bring_member(&device, now),
+                    None if rings => {
+                        self.bring_member(&device, now).or_else(|| self.bring_removed(&device, now))
+                    }
                     known => known,
                 };
                 if let Some(peer) = key.and_then(|key| self.peers.touch(key)) {
                     peer.path.set_remotes(&endpoints, now);
+                    if rings && peer.path.primary().is_none() {
+                        // It is there now: old addresses are worth another try.
+                        peer.path.restart(now);
+                    }
                 }
             }
             Found::Sponsor { wg, endpoints, .. } => self.meet_sponsor(wg, &endpoints, now),
@@ -170,6 +176,7 @@ impl Mesh {
             }
             busy = true;
         }
+        self.check_fresh(now);
         busy
     }
 

@@ -14,8 +14,6 @@ use super::*;
 use crate::identity::DeviceId;
 use crate::identity::address::{IPV6_PREFIX_LEN, ipv6_prefix};
 use crate::membership::roster::Standing;
-use crate::membership::{OpBody, SignedOp, Verified};
-use crate::wire::control::{Control, OpBytes, Ops};
 
 /// Members that are kept connected so that the roster spreads: with eight random neighbours each, a
 /// new op reaches every device of a network of thousands in a handful of steps.
@@ -60,6 +58,7 @@ impl Mesh {
             Timer::Tags => self.roll_tags(now),
             Timer::Cache => self.save_cache(now),
             Timer::Neighbours => self.choose_neighbours(now),
+            Timer::Hold => self.release_user_data(now),
         }
     }
 
@@ -103,6 +102,7 @@ impl Mesh {
             stale.into_iter().for_each(|key| self.drop_peer(key, now));
         }
         self.allow_members(now);
+        self.expect_removed(now);
         self.sync_invites(now);
         self.refresh_state(now);
         if !changes.added.is_empty() || !changes.removed.is_empty() {
@@ -176,6 +176,7 @@ impl Mesh {
             peer.path.restart(now);
             self.say_hello(key, now);
         }
+        self.seek_introduction(key, now);
         let Some(peer) = self.peers.touch(key) else { return };
         let need = peer.need(now);
         let (demand, next) = match need {
@@ -197,7 +198,10 @@ impl Mesh {
     /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due.
     pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
         let Some(peer) = self.peers.get(key) else { return };
-        let due = [peer.handshake_at, peer.greeting.again_at()].into_iter().flatten();
+        let asking = peer.path.primary().is_none().then(|| peer.asking.due());
+        let due = [peer.handshake_at, peer.greeting.again_at(), asking].into_iter().flatten();
+        // What could not be done when it was due is tried at the next look.
+        let due = due.filter(|at| *at > self.last_now);
         let due = due.fold(latest, Instant::min);
         self.deadlines.set(Timer::Peer(key), Some((due, "a peer's needs are looked at")));
     }
@@ -208,7 +212,7 @@ impl Mesh {
         match peer.who {
             Who::Member(_) => false,
             Who::Sponsor | Who::Admitter => matches!(self.joins, Joins::Joiner(_)),
-            Who::Guest(_) | Who::Applicant => peer.is_connected(),
+            Who::Guest(_) | Who::Applicant | Who::Removed(_) => peer.is_connected(),
         }
     }
 
@@ -360,13 +364,8 @@ impl Mesh {
 
     /// A device that was removed is told so, if there is a tunnel, before the tunnel ends.
     fn send_last_word(&mut self, device: &DeviceId, now: Instant) {
-        let Some(key) = self.peers.member(device) else { return };
-        let about = |op: &&Verified<SignedOp>| matches!(&op.op().body, OpBody::Revoke { device: revoked, .. } if revoked == device);
-        let denials: Vec<_> =
-            self.ledger.logs().iter().filter(about).map(|op| op.signed().encode()).collect();
-        for op in denials {
-            let ops = Ops { reply: None, ops: vec![OpBytes(op)] };
-            self.tell(key, &Control::Ops(ops), now);
+        if let Some(key) = self.peers.member(device) {
+            self.tell_removal(key, device, now);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Needs root; without it each test says so and passes. Nothing outside the namespaces is touched.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test with a real clock")]
 
 mod namespace;
 mod netlink;

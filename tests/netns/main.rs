@@ -4,15 +4,17 @@
 //! cargo test --test netns                        all scenarios, two at once
 //! cargo test --test netns -- two_nats            those with "two_nats" in their name
 //! cargo test --test netns -- --demo              a private LAN forms, told in plain words
-//! cargo test --test netns -- --figures [FILE]    join, recovery and idle figures; JSON to FILE
+//! cargo test --test netns -- --figures [FILE [PART]]    measurements; JSON to FILE
 //! ```
 //!
 //! Needs root, `/dev/net/tun` and the programs of [`TOOLS`]; where something is missing, tests are
 //! reported as ignored with the reason, never as passed. `GINNEL_NETNS=off` ignores them too;
 //! `GINNEL_BIN` names another binary than the one Cargo built.
-//!
-//! The clock is read here and threads are started: a lab is neither simulated nor on a hot path.
-#![allow(clippy::disallowed_methods)]
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "reads the clock and starts threads: a lab is neither simulated nor on a hot path"
+)]
 
 mod demo;
 mod figures;
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
         remove_leftovers();
         let done = match mode {
             "--demo" => in_world(demo::run),
-            _ => figures::run(words.get(1).map(Path::new)),
+            _ => figures::run(words.get(1).map(Path::new), words.get(2).map_or("", String::as_str)),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,

@@ -63,16 +63,17 @@ impl Dht {
         Self { items: BTreeMap::new(), manners, operations: Operations::default() }
     }
 
-    /// Stores an item: what the device hears, and when.
+    /// Stores an item: what the device hears, and when. Nobody hears a device that is cut off.
     pub fn publish(
         &mut self,
         item: SignedItem,
+        cut: bool,
         now: Duration,
         rng: &mut StdRng,
     ) -> Vec<(Duration, DhtInput)> {
         self.operations.publishes += 1;
         let key = item.key;
-        if self.fails(rng) {
+        if cut || self.fails(rng) {
             return vec![(TIME_OUT, DhtInput::Published(key, Err(PublishError::NoNodes)))];
         }
         let result = self.store(item, now);
@@ -94,16 +95,17 @@ impl Dht {
         Ok(20)
     }
 
-    /// Finds an item: what the device hears, and when.
+    /// Finds an item: what the device hears, and when. Nobody hears a device that is cut off.
     pub fn lookup(
         &mut self,
         key: DhtKey,
+        cut: bool,
         now: Duration,
         rng: &mut StdRng,
     ) -> Vec<(Duration, DhtInput)> {
         self.operations.lookups += 1;
         self.items.retain(|_, (stored, _)| now.saturating_sub(*stored) < MEMORY);
-        if self.fails(rng) {
+        if cut || self.fails(rng) {
             return vec![(TIME_OUT, DhtInput::LookupDone(key))];
         }
         let found = self.items.get(&key).map(|(_, item)| item.clone());

@@ -239,7 +239,8 @@ impl Net {
         if self.is_cut(host, now) { Vec::new() } else { vec![Arrival { after, host, from, to }] }
     }
 
-    fn is_cut(&self, host: HostId, now: Duration) -> bool {
+    /// Whether nothing reaches or leaves the host now.
+    pub fn is_cut(&self, host: HostId, now: Duration) -> bool {
         self.cut.get(&host).is_some_and(|until| now < *until)
     }
 

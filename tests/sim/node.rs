@@ -209,7 +209,7 @@ impl Node {
             upcalls: &mut self.upcalls,
         };
         let mut send = |batch: ginnel::forward::buffer::Batch<'_>| {
-            for datagram in batch.bytes.chunks(batch.segment_size.into()) {
+            for datagram in batch.bytes.chunks(batch.segment_size) {
                 effects.push(Effect::Send(batch.to, datagram.to_vec()));
             }
         };

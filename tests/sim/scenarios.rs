@@ -106,7 +106,8 @@ fn a_third_device_is_seen_by_all_and_a_revoked_one_by_none() {
     let token = invite(&mut world, a);
     let site = world.net.site(NatKind::PORT_RESTRICTED);
     let c = join(&mut world, Some(site), "c", &token);
-    let all = world.run_until(Duration::from_secs(10), |world| {
+    // A shared member introduces them, sooner than the DHT could.
+    let all = world.run_until(Duration::from_secs(2), |world| {
         [a, b, c].iter().all(|device| connected(world, *device) == 2)
     });
     assert!(all, "{:#?}", world.nodes[b.0].status(world.now()).peers);
@@ -121,6 +122,24 @@ fn a_third_device_is_seen_by_all_and_a_revoked_one_by_none() {
     world.crash_and_restart(c);
     assert!(!reaches(&mut world, c, b, 5, Duration::from_secs(10)));
     assert_eq!(world.nodes[c.0].status(world.now()).state, NetworkState::Revoked);
+}
+
+#[test]
+fn a_device_that_was_away_when_it_was_revoked_is_told_when_it_comes_back() {
+    let (mut world, a, b) = two(8);
+    assert!(reaches(&mut world, a, b, 1, Duration::from_secs(1)));
+    let host = world.nodes[b.0].host;
+    let back = world.elapsed() + Duration::from_secs(600);
+    world.net.cut(host, back);
+    world.ask(a, Request::Revoke { device: "b".to_owned(), reason: None });
+    world.run_for(Duration::from_secs(600));
+    assert_eq!(world.nodes[b.0].status(world.now()).state, NetworkState::Up);
+    // Both poll the doorbell every five minutes by then.
+    let told = world.run_until(Duration::from_secs(900), |world| {
+        world.nodes[b.0].status(world.now()).state == NetworkState::Revoked
+    });
+    assert!(told);
+    assert!(!reaches(&mut world, b, a, 2, Duration::from_secs(5)));
 }
 
 #[test]

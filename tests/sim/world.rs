@@ -316,11 +316,13 @@ impl World {
                     }
                 }
                 Effect::Publish(item) => {
-                    let heard = self.dht.publish(item, self.elapsed, &mut self.rng);
+                    let cut = self.net.is_cut(host, self.elapsed);
+                    let heard = self.dht.publish(item, cut, self.elapsed, &mut self.rng);
                     self.hear_dht(device, heard);
                 }
                 Effect::Lookup(key) => {
-                    let heard = self.dht.lookup(key, self.elapsed, &mut self.rng);
+                    let cut = self.net.is_cut(host, self.elapsed);
+                    let heard = self.dht.lookup(key, cut, self.elapsed, &mut self.rng);
                     self.hear_dht(device, heard);
                 }
             }

@@ -285,7 +285,7 @@ impl Lab {
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             std::os::unix::net::UnixStream::connect(path).unwrap()
         };
-        #[expect(clippy::disallowed_methods, reason = "credentials are a thread's own")]
+        // Credentials are a thread's own.
         let stream = std::thread::spawn(connect).join().unwrap();
         stream.set_nonblocking(true).unwrap();
         UnixStream::from_std(stream).unwrap()

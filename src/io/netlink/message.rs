@@ -16,7 +16,7 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 /// tag, and padding to 16.
 const SEAL_OVERHEAD: u32 = 16 + 16 + 15;
 
-/// The longest UDP payload of one GSO send, as in [`super::udp`].
+/// The longest UDP payload of one GSO send, as in [`crate::io::udp`].
 const MAX_UDP_BATCH: u32 = 65_487;
 
 /// The most segments of one GSO send.

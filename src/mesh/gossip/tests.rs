@@ -284,7 +284,7 @@ fn garbage_and_inventions_of_a_peer_cost_little() {
         author: AuthorTag([n; 8]),
         seq,
         head: [n; 8],
-        aside: (n % 2 == 0).then_some([n; 8]),
+        aside: n.is_multiple_of(2).then_some([n; 8]),
     };
     let root = AuthorTag::of(&Author::Root(net.root.public()));
     let messages = [
@@ -400,6 +400,9 @@ struct Device {
     links: BTreeSet<usize>,
 }
 
+/// A message under way: when it arrives, its number, from whom, to whom, what.
+type Flight = (Instant, u64, usize, usize, Vec<u8>);
+
 /// Every device is an admin, up to 8; a message takes 10 ms.
 struct Net {
     devices: Vec<Device>,
@@ -408,7 +411,7 @@ struct Net {
     loss_percent: u32,
     /// Fetches to this device get lost.
     deaf: Option<usize>,
-    queue: BinaryHeap<Reverse<(Instant, u64, usize, usize, Vec<u8>)>>,
+    queue: BinaryHeap<Reverse<Flight>>,
     now: Instant,
     rng: StdRng,
     sent: u64,

@@ -3,10 +3,8 @@
 use super::offer::Shown;
 use crate::api::{self, Stage};
 use crate::identity::{AdminId, DeviceId, IdSecret, NetworkId, Signature, WgPublicKey};
-use crate::membership::op::bind;
-use crate::membership::{DeviceName, InviteId, InviteKeys, SignedOp, UnixTime, Unverified};
+use crate::membership::{DeviceName, InviteId, SignedOp, UnixTime, Unverified};
 use crate::mesh::key::PeerKey;
-use crate::wire::control::join::{JoinClaim, JoinRequest, JoinScene};
 use crate::wire::record::NetworkSecret;
 
 /// Who this device is, as a sponsor.
@@ -93,27 +91,6 @@ pub struct JoinerKeys {
     pub wg: WgPublicKey,
     /// The key of its log, where the invite is for an admin.
     pub admin: Option<AdminId>,
-}
-
-impl JoinerKeys {
-    /// The request of the device with these keys, for one sponsor and one tunnel.
-    pub(super) fn request(
-        &self,
-        network: &NetworkId,
-        invite: &InviteKeys,
-        name: &DeviceName,
-        scene: &JoinScene,
-    ) -> JoinRequest {
-        let claim = JoinClaim {
-            invite: invite.id,
-            id: self.id.public(),
-            wg: self.wg,
-            admin: self.admin,
-            name: name.clone(),
-            bind_sig: bind(&self.id, &self.wg, network),
-        };
-        JoinRequest::sign(claim, scene, network, &invite.ik, &self.id)
-    }
 }
 
 /// What the owner shall do or tell.

@@ -3,19 +3,20 @@
 //! Up to four sponsors are reached at once; the first whose tunnel stands is asked, the others wait.
 //! A sponsor that falls silent, or cannot admit, makes room for the next. What a proven sponsor says
 //! of the invite itself (used, expired, closed) ends the join at once. A sponsor that shows another
-//! network ends it too, unless a better one comes within `GRACE`.
+//! network ends it too, unless a better one comes within [`GRACE`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Step};
+use super::claimant::Claimant;
 use super::event::{JoinerEvent, JoinerKeys};
 use super::words;
 use crate::api::{self, ErrorKind, Stage};
 use crate::identity::{WgPublicKey, WgSecret};
-use crate::membership::{DeviceName, Invite, InviteKeys, Roster, SignedOp};
+use crate::membership::{DeviceName, Invite, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
-use crate::wire::control::join::{JoinHello, JoinOffer, JoinProve, JoinScene, Refusal};
+use crate::wire::control::join::{JoinOffer, Refusal};
 use crate::wire::control::{Control, Nonce, Ops};
 
 /// Sponsors that are tried at once: as many as publish at an invite's rendezvous.
@@ -30,11 +31,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Is let in.
 pub struct Joiner {
-    invite: Invite,
-    derived: InviteKeys,
-    keys: JoinerKeys,
-    name: DeviceName,
-    nonce: Nonce,
+    claimant: Claimant,
     attempts: BTreeMap<PeerKey, Attempt>,
     /// In the order in which their tunnels came to stand; the first is asked.
     queue: VecDeque<PeerKey>,
@@ -58,13 +55,8 @@ impl Joiner {
         nonce: Nonce,
         gives_up: Instant,
     ) -> Self {
-        let detail = "looking for a device of the network".to_owned();
-        Self {
-            derived: invite.keys(),
-            invite,
-            keys,
-            name,
-            nonce,
+        let mut joiner = Self {
+            claimant: Claimant { derived: invite.keys(), invite, keys, name, nonce },
             attempts: BTreeMap::new(),
             queue: VecDeque::new(),
             spent: BTreeSet::new(),
@@ -74,18 +66,21 @@ impl Joiner {
             gives_up,
             over: false,
             outbox: VecDeque::new(),
-            events: VecDeque::from([JoinerEvent::Stage(Stage::Searching, detail)]),
-        }
+            events: VecDeque::new(),
+        };
+        let detail = "looking for a device of the network".to_owned();
+        joiner.events.push_back(JoinerEvent::Stage(Stage::Searching, detail));
+        joiner
     }
 
     /// The invite.
     pub fn invite(&self) -> &Invite {
-        &self.invite
+        &self.claimant.invite
     }
 
     /// The secret half of the invite's guest key.
     pub fn guest_secret(&self) -> &WgSecret {
-        &self.derived.gk
+        &self.claimant.derived.gk
     }
 
     /// The stage reached so far.
@@ -150,18 +145,17 @@ impl Joiner {
     /// Handles a message that came through one of this join's tunnels.
     pub fn handle(&mut self, from: PeerKey, message: &Control, now: Instant) {
         let Some(guest) = self.attempt_of(from).filter(|_| !self.over) else { return };
-        // What is not the guest's tunnel is the new key's, to a sponsor that proved itself.
         match message {
             Control::JoinOffer(part) if from == guest => self.offered(guest, part, now),
-            Control::JoinAccepted(accepted) if accepted.id == self.keys.id.public() => {
+            Control::JoinAccepted(accepted) if accepted.id == self.claimant.keys.id.public() => {
                 self.accepted(guest, now);
             }
-            Control::JoinGranted(granted) if granted.id == self.keys.id.public() => {
+            Control::JoinGranted(granted) if granted.id == self.claimant.keys.id.public() => {
                 self.granted(guest, from, now);
             }
             Control::JoinRefused(refused) => self.refused(guest, refused.reason, now),
-            Control::Ops(ops) if from != guest => self.told(guest, ops, now),
-            Control::Secret(secret) if from != guest => {
+            Control::Ops(ops) if self.is_proven(guest, from) => self.told(guest, ops, now),
+            Control::Secret(secret) if self.is_proven(guest, from) => {
                 self.events.push_back(JoinerEvent::Secret(secret.into()));
             }
             _ => {}
@@ -170,8 +164,8 @@ impl Joiner {
 
     /// The owner's roster changed, and it has K_net: with this device in it, nothing more is asked.
     pub fn roster_changed(&mut self, roster: &Roster) {
-        let me = roster.get(&self.keys.id.public());
-        if let Some(me) = me.filter(|me| !self.over && me.wg == self.keys.wg) {
+        let me = roster.get(&self.claimant.keys.id.public());
+        if let Some(me) = me.filter(|me| !self.over && me.wg == self.claimant.keys.wg) {
             let detail = format!("the network knows this device as \"{}\"", me.name);
             self.reach_stage(Stage::Admitted, &detail);
             self.grace_ends = None;
@@ -208,7 +202,8 @@ impl Joiner {
         let waits = self.attempts.values().filter(|_| self.stage < Stage::Admitted);
         let repeats = waits.filter_map(Attempt::deadline).map(|at| (at, "join: repeat a request"));
         let grace = self.grace_ends.map(|at| (at, "join: no other sponsor"));
-        repeats.chain(grace).chain([(self.gives_up, "join: give up")]).min()
+        let end = std::iter::once((self.gives_up, "join: give up"));
+        repeats.chain(grace).chain(end).min()
     }
 
     /// Repeats requests, and gives up.
@@ -236,11 +231,11 @@ impl Joiner {
 
     fn offered(&mut self, guest: PeerKey, part: &JoinOffer, now: Instant) {
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
-        if !matches!(attempt.step, Step::Hello) || part.guest_nonce != self.nonce {
+        if !matches!(attempt.step, Step::Hello) || part.guest_nonce != self.claimant.nonce {
             return;
         }
         let Some(nonce) = attempt.parts.add(part) else { return };
-        match attempt.parts.verify(&self.invite.network, &attempt.sponsor) {
+        match attempt.parts.verify(&self.claimant.invite.network, &attempt.sponsor) {
             Ok(shown) => {
                 attempt.enter(Step::Request { sponsor: shown.sponsor, nonce }, now);
                 self.send(guest, now);
@@ -317,27 +312,10 @@ impl Joiner {
     /// Sends the request of the attempt's step, and sets when it is repeated.
     fn send(&mut self, guest: PeerKey, now: Instant) {
         let Some(attempt) = self.attempts.get_mut(&guest) else { return };
-        let invite = self.derived.id;
-        let id = self.keys.id.public();
-        let (to, message) = match attempt.step {
-            Step::Hello => (guest, Control::JoinHello(JoinHello { invite, nonce: self.nonce })),
-            Step::Request { nonce, .. } => {
-                let scene = JoinScene {
-                    sponsor: attempt.sponsor,
-                    guest_nonce: self.nonce,
-                    sponsor_nonce: nonce,
-                };
-                let network = &self.invite.network;
-                let request = self.keys.request(network, &self.derived, &self.name, &scene);
-                (guest, Control::JoinRequest(Box::new(request)))
-            }
-            Step::Prove { peer, .. } | Step::Granted { peer } => {
-                (peer, Control::JoinProve(JoinProve { invite, id, have: attempt.have }))
-            }
-            Step::Queued | Step::Switch { .. } => return,
-        };
-        self.attempts.get_mut(&guest).into_iter().for_each(|attempt| attempt.sent(now));
-        self.outbox.push_back((to, message));
+        if let Some((to, message)) = self.claimant.message(guest, attempt) {
+            attempt.sent(now);
+            self.outbox.push_back((to, message));
+        }
     }
 
     /// The answer did not come: asks again, or the next sponsor.
@@ -392,9 +370,15 @@ impl Joiner {
 
     /// The attempt that a tunnel belongs to.
     fn attempt_of(&self, peer: PeerKey) -> Option<PeerKey> {
-        let leads = |(guest, attempt): (&PeerKey, &Attempt)| {
-            (*guest == peer || attempt.own_tunnel() == Some(peer)).then_some(*guest)
-        };
-        self.attempts.iter().find_map(leads)
+        if self.attempts.contains_key(&peer) {
+            return Some(peer);
+        }
+        let own = |attempt: &Attempt| attempt.own_tunnel() == Some(peer);
+        self.attempts.iter().find(|(_, attempt)| own(attempt)).map(|(guest, _)| *guest)
+    }
+
+    /// Whether `peer` is the new key's tunnel to a sponsor that proved itself.
+    fn is_proven(&self, guest: PeerKey, peer: PeerKey) -> bool {
+        self.attempts.get(&guest).is_some_and(|attempt| attempt.own_tunnel() == Some(peer))
     }
 }

@@ -310,7 +310,8 @@ fn a_request_with_a_wrong_field_is_refused() {
     let member_wg = world.offices[member].wg.public();
     let member_id = world.offices[member].id.public();
     let peer = PeerKey(1);
-    let changes: [(Refusal, &dyn Fn(&mut JoinClaim)); 5] = [
+    type Change<'a> = &'a dyn Fn(&mut JoinClaim);
+    let changes: [(Refusal, Change<'_>); 5] = [
         (Refusal::BadRequest, &|claim| claim.bind_sig = Signature([1; 64])),
         (Refusal::BadRequest, &|claim| claim.wg = WgSecret::from_bytes([99; 32]).public()),
         (Refusal::BadRequest, &|claim| claim.invite.0[0] ^= 1),
@@ -852,11 +853,14 @@ impl Tunnel {
     }
 }
 
+/// A message under way: when it arrives, its number, through what, what.
+type Flight = (Instant, u64, Tunnel, Vec<u8>);
+
 struct World {
     offices: Vec<Office>,
     guests: Vec<Newcomer>,
     tunnels: BTreeMap<(usize, PeerKey), Tunnel>,
-    queue: BinaryHeap<Reverse<(Instant, u64, Tunnel, Vec<u8>)>>,
+    queue: BinaryHeap<Reverse<Flight>>,
     start: Instant,
     now: Instant,
     rng: StdRng,

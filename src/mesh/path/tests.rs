@@ -584,7 +584,6 @@ struct Net {
 impl Net {
     fn new(addresses: [Vec<SocketAddr>; 2], told: [Vec<SocketAddr>; 2]) -> Self {
         // The only clock in these tests: an origin for virtual time.
-        #[allow(clippy::disallowed_methods)]
         let now = Instant::now() + Duration::from_secs(3600);
         let secrets = [WgSecret::from_bytes([1; 32]), WgSecret::from_bytes([2; 32])];
         let agents = [0, 1].map(|side: usize| {

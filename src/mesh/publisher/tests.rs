@@ -101,6 +101,25 @@ fn the_first_record_is_stored_at_once_and_a_member_reads_it() {
 }
 
 #[test]
+fn the_first_addresses_wait_shortly_for_a_public_one() {
+    let now = Instant::now();
+    let mut alone = publisher(now);
+    alone.set_endpoints(&list(&["192.168.1.2:1"]), now);
+    assert!(drain(&mut alone).is_empty());
+    let (due, _) = alone.poll_timeout().unwrap();
+    assert_eq!(due, now + FIRST_WAIT);
+    alone.handle_timeout(due);
+    assert_eq!(drain(&mut alone).len(), 1);
+
+    let mut public = publisher(now);
+    public.set_endpoints(&list(&["192.168.1.2:1"]), now);
+    let answered = now + Duration::from_millis(60);
+    public.set_endpoints(&list(&["192.168.1.2:1", "9.9.9.9:1"]), answered);
+    let items = drain(&mut public);
+    assert_eq!(open(&items[0], UNIX).body().endpoints.len(), 2);
+}
+
+#[test]
 fn changes_are_gathered_and_after_the_first_minutes_stored_once_a_minute() {
     let start = Instant::now();
     let mut now = start;

@@ -320,9 +320,7 @@ fn hostile_lists_of_servers_and_links_are_bounded() {
 
 fn start() -> Instant {
     // The only clock in these tests: an origin for virtual time.
-    #[allow(clippy::disallowed_methods)]
-    let now = Instant::now();
-    now
+    Instant::now()
 }
 
 fn ms(ms: u64) -> Duration {

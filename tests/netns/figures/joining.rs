@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{Figure, median, seconds};
-use crate::in_world;
+use super::{Figure, in_quiet_world, median, seconds};
 use crate::lab::host::Host;
 use crate::lab::lan::Lan;
 use crate::lab::nat::Nat;
@@ -110,7 +109,7 @@ fn join_to_ping(mut a: Host, mut b: Host) -> Result<Duration> {
 fn rounds(round: impl Fn(&mut World) -> Result<Duration>) -> Result<Vec<Duration>> {
     let one = |number: usize| {
         let mut time = Duration::ZERO;
-        in_world(|world| {
+        in_quiet_world(|world| {
             time = round(world)?;
             Ok(())
         })

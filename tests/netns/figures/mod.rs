@@ -14,6 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::in_world;
+use crate::lab::world::World;
+
 /// One measured figure.
 pub struct Figure {
     /// What was measured.
@@ -28,19 +31,20 @@ pub struct Figure {
     raw: Value,
 }
 
-/// Measures everything; a figure that could not be taken is a row that says why.
-pub fn run(file: Option<&Path>) -> Result<()> {
+/// Measures everything, or the parts with `part` in their name; a figure that could not be taken is
+/// a row that says why.
+pub fn run(file: Option<&Path>, part: &str) -> Result<()> {
     type Measure = fn() -> Result<Vec<Figure>>;
     let parts: [(&str, Measure); 5] = [
         ("joining across two NATs", joining::across_nats),
         ("joining on one LAN", joining::on_a_lan),
         ("coming back after kill -9", joining::after_a_kill),
-        ("idling with ten peers", idle::ten_peers),
         ("one TCP stream", throughput::one_stream),
+        ("idling with ten peers", idle::ten_peers),
     ];
     println!("| figure | measured | promised | holds |\n|---|---|---|---|");
     let mut all = Vec::new();
-    for (name, measure) in parts {
+    for (name, measure) in parts.into_iter().filter(|(name, _)| name.contains(part)) {
         let figures = measure().unwrap_or_else(|error| vec![Figure::failed(name, &error)]);
         for figure in figures {
             println!("{}", figure.row());
@@ -88,6 +92,14 @@ impl Figure {
             "holds": self.holds, "raw": self.raw,
         })
     }
+}
+
+/// A world whose agents log as much as they do where nobody said otherwise.
+fn in_quiet_world(measure: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
+    in_world(|world| {
+        world.log_level = "info";
+        measure(world)
+    })
 }
 
 /// The middle one; the mean of the middle two of an even number.

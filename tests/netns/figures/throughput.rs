@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Figure, median};
-use crate::in_world;
+use super::{Figure, in_quiet_world, median};
 use crate::lab::host::Host;
 use crate::lab::lan::cable;
 use crate::lab::namespace::Namespace;
@@ -68,7 +67,7 @@ pub fn one_stream() -> Result<Vec<Figure>> {
     let mut samples = Vec::new();
     for round in 1..=ROUNDS {
         for carrier in CARRIERS {
-            let measured = in_world(|world| {
+            let measured = in_quiet_world(|world| {
                 samples.push(measure(world, carrier)?);
                 Ok(())
             });

@@ -31,6 +31,17 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / TICKS))
 }
 
+/// How often the threads of a process went to sleep so far, and so were woken.
+pub fn wake_ups(pid: u32) -> Result<u64> {
+    let mut all = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        all += line.context("no count of switches")?.trim().parse::<u64>()?;
+    }
+    Ok(all)
+}
+
 /// Bytes and packets of an interface.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {

@@ -36,6 +36,8 @@ pub struct World {
     pub internet: Internet,
     /// The DHT's nodes, each in a namespace and with an address of its own.
     pub dht: Vec<DhtNode>,
+    /// How much agents that are made from now on log; tests want to see why they fail.
+    pub log_level: &'static str,
     stun: Vec<StunServer>,
     folder: TempDir,
     logs: Mutex<Vec<(String, PathBuf)>>,
@@ -52,6 +54,7 @@ impl World {
         Ok(World {
             internet: Internet::start()?,
             dht: Vec::new(),
+            log_level: "debug",
             stun: Vec::new(),
             folder,
             logs: Mutex::default(),
@@ -197,7 +200,8 @@ impl World {
             addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
         };
         format!(
-            "[agent]\nlog = \"debug\"\n\n[dht]\nbootstrap = [{}]\n\n[stun]\nservers = [{}]\n",
+            "[agent]\nlog = \"{}\"\n\n[dht]\nbootstrap = [{}]\n\n[stun]\nservers = [{}]\n",
+            self.log_level,
             list(self.bootstrap()),
             list(self.stun_addresses())
         )

@@ -4,23 +4,22 @@
 #![allow(clippy::disallowed_methods, reason = "a test may spawn threads and read the clock")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agent;
+mod answers;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use ginnel::agent::server::{Access, ClientEvent, Server};
-use ginnel::api::{
-    Created, ErrorKind, Invited, JoinStage, Joined, PathKind, PathStatus, PingSummary, Pong,
-    Request, Response, SCHEMA, Stage, Status,
-};
+use ginnel::agent::server::ClientEvent;
+use ginnel::api::{Created, ErrorKind, Request, Response, SCHEMA};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 
-const TOKEN: &str = "ginnel1abcdefgh";
+use agent::{Agent, binary, code, ginnel, json_lines, text, with_stdin};
+use answers::{TOKEN, invited, join_answers, pong, status, summary};
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_nothing_on_stdout() {
@@ -331,161 +330,4 @@ fn a_named_configuration_that_is_missing_or_wrong_ends_with_2_and_its_place() {
         text(&output.stderr).contains("ginnel.toml, line 2, agent.prot: unknown"),
         "{output:?}"
     );
-}
-
-/// The real server in a thread, with the answers of a script. It ends when it is dropped.
-struct Agent {
-    dir: TempDir,
-    gone: mpsc::Receiver<ClientEvent>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-}
-
-impl Agent {
-    fn start(script: impl Fn(Request) -> Vec<Response> + Send + 'static) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("s");
-        let (stop, mut stopped) = tokio::sync::oneshot::channel();
-        let (ready, is_ready) = mpsc::channel();
-        let (tell, gone) = mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async {
-                let server = Server::bind(&socket, Access::of_this_host()).unwrap();
-                let (mut events, replies) = server.start();
-                ready.send(()).unwrap();
-                loop {
-                    let event = tokio::select! {
-                        event = events.recv() => event.unwrap(),
-                        _ = &mut stopped => return,
-                    };
-                    match event {
-                        ClientEvent::Request { id, request, .. } => {
-                            script(request)
-                                .into_iter()
-                                .for_each(|answer| replies.reply(id, answer));
-                        }
-                        gone @ ClientEvent::Gone { .. } => drop(tell.send(gone)),
-                    }
-                }
-            });
-        });
-        is_ready.recv().unwrap();
-        Self { dir, gone, stop: Some(stop) }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("s")
-    }
-
-    fn run(&self, line: &str) -> Output {
-        ginnel(&self.socket(), line)
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.stop.take().unwrap().send(());
-    }
-}
-
-fn binary(socket: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ginnel"));
-    command.env("GINNEL_SOCKET", socket).env_remove("GINNEL_LOG").stdin(Stdio::null());
-    command
-}
-
-fn ginnel(socket: &Path, line: &str) -> Output {
-    binary(socket).args(line.split_whitespace()).output().unwrap()
-}
-
-fn with_stdin(socket: &Path, line: &str, input: &[u8]) -> Output {
-    let mut command = binary(socket);
-    command.args(line.split_whitespace()).stdin(Stdio::piped());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Fails where the command reads no further than its bound.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn json_lines(output: &Output) -> Vec<Value> {
-    assert_eq!(code(output), 0, "{output:?}");
-    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn invited() -> Response {
-    Response::Invited(Invited {
-        schema: SCHEMA,
-        invite: TOKEN.into(),
-        network: "home".into(),
-        expires: "2026-01-02T00:00:00Z".into(),
-    })
-}
-
-fn join_answers() -> Vec<Response> {
-    let stage = JoinStage {
-        schema: SCHEMA,
-        stage: Stage::Searching,
-        detail: "looking for home".into(),
-        elapsed_ms: 300,
-    };
-    let joined = Joined {
-        schema: SCHEMA,
-        stage: Stage::Up,
-        network: "home".into(),
-        name: "nas".into(),
-        ipv4: None,
-        ipv6: "fd00::2".parse().unwrap(),
-        elapsed_ms: 1_200,
-    };
-    vec![Response::JoinStage(stage), Response::Joined(joined)]
-}
-
-fn pong(seq: u32, rtt_ms: Option<f64>) -> Response {
-    Response::Pong(Pong { seq, rtt_ms, path: rtt_ms.map(|_| lan()) })
-}
-
-fn summary(sent: u32, received: u32) -> Response {
-    Response::PingSummary(PingSummary {
-        schema: SCHEMA,
-        device: "nas".into(),
-        sent,
-        received,
-        min_ms: None,
-        avg_ms: None,
-        max_ms: None,
-        path: (received > 0).then(lan),
-    })
-}
-
-fn lan() -> PathStatus {
-    let endpoint = "192.0.2.7:41641".parse().unwrap();
-    PathStatus { kind: PathKind::Lan, endpoint, via: None }
-}
-
-/// One network without other devices, and this state of its DHT.
-fn status(dht: &Value) -> Status {
-    serde_json::from_value(json!({
-        "schema": 1, "version": "0.1.0", "uptime_s": 12,
-        "networks": [{
-            "name": "home", "id": "abc", "interface": "ginnel0", "state": "up", "detail": null,
-            "mtu": 1280,
-            "self": {
-                "name": "laptop", "role": "admin", "ipv4": "10.71.3.9", "ipv6": "fd00::9",
-                "public_key": "KEY=", "expires": null
-            },
-            "listen_port": 41641, "public_endpoints": [],
-            "nat": { "mapping": "unknown", "port_mapping": "none" },
-            "dht": { "state": dht, "nodes": 0, "published_s_ago": null },
-            "peers": [], "drops": {}
-        }]
-    }))
-    .unwrap()
 }
