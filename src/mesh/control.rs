@@ -12,7 +12,7 @@ use super::peer::{Peer, Who};
 use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
-use crate::membership::{SignedOp, Unverified};
+use crate::membership::{OpBody, SignedOp, Unverified};
 use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, VERSION};
 
 impl Mesh {
@@ -70,7 +70,7 @@ impl Mesh {
                 let ops = self.gossip.handle(device, &message, self.ledger.logs(), now);
                 self.take_ops(ops, Some(device), now);
             }
-            (Control::Secret(secret), true) => self.learn_secret(secret.into(), now),
+            (Control::Secret(secret), true) => self.hear_secret(secret.into(), now),
             (Control::Endpoints(at), true) => self.hear_endpoints(key, device, at, now),
             (Control::Ping(ping), true) => {
                 let observed = self.peers.get(key).and_then(|peer| peer.slot.endpoint());
@@ -195,7 +195,28 @@ impl Mesh {
         self.tell(key, &Control::Endpoints(at), now);
     }
 
-    /// K_net, from a sponsor or a proven member.
+    /// K_net, from a proven member. A newer one counts only where a `Revoke` names it: otherwise
+    /// one hostile member could give every device a secret of its own making, under the highest
+    /// generation there is, and would know where all are even after its removal.
+    fn hear_secret(&mut self, secret: NetworkSecret, now: Instant) {
+        let Some(own) = &self.me.secret else { return self.learn_secret(secret, now) };
+        if secret.generation <= own.generation {
+            return;
+        }
+        let hash = crate::identity::hash(secret.key());
+        let named = self.ledger.logs().iter().any(|op| {
+            matches!(
+                &op.op().body,
+                OpBody::Revoke { knet_generation, knet_hash, .. }
+                    if *knet_generation == secret.generation && *knet_hash == hash
+            )
+        });
+        if named {
+            self.learn_secret(secret, now);
+        }
+    }
+
+    /// K_net, from whom it may be taken: a sponsor, or a member that can show it is the network's.
     pub(super) fn learn_secret(&mut self, secret: NetworkSecret, now: Instant) {
         let newer = self.me.secret.as_ref().is_none_or(|own| own.generation < secret.generation);
         if newer {
