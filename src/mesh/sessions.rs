@@ -65,11 +65,13 @@ impl Mesh {
                 let (caller, key) = self.tags.find(&tag).ok_or(InputError::Stranger)?;
                 let request =
                     CheckRequest::decode(bytes, key).map_err(|_| InputError::NotAuthentic)?;
-                if !self.tags.may_answer(now) {
-                    return Err(InputError::TooMany);
-                }
                 let peer = self.bring(caller, now).ok_or(InputError::TooMany)?;
                 let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
+                // The peer's own rate first: one check, replayed by whoever saw it, must not use
+                // up the answers that all the others' paths live on.
+                if !peer.path.would_answer(from, now) || !self.tags.may_answer(now) {
+                    return Err(InputError::TooMany);
+                }
                 peer.path.handle_request(from, &request, now);
             }
             stun::Envelope::Response(transaction) => {
