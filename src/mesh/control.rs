@@ -23,7 +23,14 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        let peer = self.peers.get(key).ok_or(InputError::Stranger)?;
+        let peer = self.peers.get_mut(key).ok_or(InputError::Stranger)?;
+        // Gossip counts what proven members say. Everybody else is counted here, or a guest, or a
+        // member that never proves itself, could have signatures made and checked without end.
+        // Who is asked to let this device in only answers.
+        let asked = matches!(peer.who, Who::Sponsor | Who::Admitter);
+        if !peer.greeting.is_proven() && !peer.inflow.admit(bytes.len(), asked, now) {
+            return Err(InputError::TooMany);
+        }
         match peer.who {
             Who::Member(device) => self.hear_member(key, device, bytes, now),
             Who::Removed(device) => {

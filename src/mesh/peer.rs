@@ -14,6 +14,7 @@ use super::greeting::Greeting;
 use super::introductions::Asking;
 use super::key::PeerKey;
 use super::path::PathAgent;
+use super::rate::Inflow;
 use crate::forward::PeerSlot;
 use crate::identity::{DeviceId, WgPublicKey};
 use crate::membership::invite::InviteId;
@@ -62,6 +63,8 @@ pub struct Peer {
     pub path: PathAgent,
     /// The introduction inside the tunnel.
     pub greeting: Greeting,
+    /// What it may say while it has not proved itself.
+    pub inflow: Inflow,
     /// Whether this side starts the handshake when both could.
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
@@ -99,6 +102,7 @@ impl Peer {
             slot,
             path,
             greeting: Greeting::default(),
+            inflow: Inflow::default(),
             leads: false,
             neighbour: false,
             wanted_until: born,
