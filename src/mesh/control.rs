@@ -86,6 +86,11 @@ impl Mesh {
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
             (Control::Goodbye(_), true) => self.drop_peer(key, now),
+            (Control::Introduce(_) | Control::Introduced(_), true)
+                if !self.may_introduce(key, now) =>
+            {
+                return Err(InputError::TooMany);
+            }
             (Control::Introduce(asked), true) => self.hear_introduce((key, device), asked, now),
             (Control::Introduced(introduction), true) => self.hear_introduced(introduction, now),
             // What a member may not say, and what a later version says, is no news.
