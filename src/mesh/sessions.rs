@@ -142,7 +142,13 @@ impl Mesh {
         if let Some(peer) = self.peers.of(&caller.who).find(|peer| peer.remote == caller.remote) {
             return Some(peer.key);
         }
-        let index = self.peers.free_number()?;
+        let index = match self.peers.free_number() {
+            Some(index) => index,
+            None => {
+                self.make_room(now)?;
+                self.peers.free_number()?
+            }
+        };
         let local = self.local_secret(caller.who)?;
         let check = self.tags.key(&caller)?.clone();
         let tunnel = Tunnel::new(&local, &caller.remote, index)?;
@@ -164,6 +170,16 @@ impl Mesh {
         self.peers.insert(peer);
         self.deadlines.set(Timer::Peer(key), Some((now, "a peer came into use")));
         Some(key)
+    }
+
+    /// Lets the peer go that has been looked for in vain the longest. Who can be reached is so in a
+    /// second or two; what fills every place for longer is a hostile member naming devices that
+    /// are off, or a local program that talks to every address there is.
+    fn make_room(&mut self, now: Instant) -> Option<()> {
+        let idle = |peer: &&Peer| !peer.neighbour && !peer.slot.tunnel.lock().has_session();
+        let oldest = self.peers.iter().filter(idle).min_by_key(|peer| (peer.born, peer.key))?.key;
+        self.drop_peer(oldest, now);
+        Some(())
     }
 
     /// A slot for `who`: members carry user data from their own addresses, all others control.
