@@ -98,18 +98,25 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        let key = if bytes.first() == Some(&INITIATION) {
+        let (key, new) = if bytes.first() == Some(&INITIATION) {
             let remote =
                 initiator_of(&self.me.identity.wg, bytes).ok_or(InputError::NotAuthentic)?;
             let caller = self.tags.by_remote(&remote).ok_or(InputError::Stranger)?;
-            self.bring(caller, now).ok_or(InputError::TooMany)?
+            let known = self.peers.of(&caller.who).any(|peer| peer.remote == remote);
+            (self.bring(caller, now).ok_or(InputError::TooMany)?, !known)
         } else {
-            PeerKey(receiver_slot(bytes).ok_or(InputError::Malformed)?)
+            (PeerKey(receiver_slot(bytes).ok_or(InputError::Malformed)?), false)
         };
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         let mut answers = Vec::new();
         let outcome = peer.slot.tunnel.lock().handle_handshake(bytes, &mut answers, now);
         self.transmit_all(from, answers);
+        if outcome.is_err() && new {
+            // Whoever knows both public keys, as a removed device does, can name a member in an
+            // initiation; only the member can make the rest of it. A name alone brings nobody into
+            // use.
+            self.drop_peer(key, now);
+        }
         match outcome.map_err(|_| InputError::NotAuthentic)? {
             HandshakeOutcome::Established => self.session_stands(key, now),
             HandshakeOutcome::Responded | HandshakeOutcome::CookieStored => {}
