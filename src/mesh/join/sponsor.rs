@@ -231,6 +231,11 @@ impl Sponsor {
         }
         self.may_admit(&invite, roster)?;
         keys_are_new(claim, &self.me, roster)?;
+        // Handshakes are told apart by their key: a claim of a guest's key, which needs no secret,
+        // would take the invite's holder the way in.
+        if self.invites.values().any(|open| open.gk == claim.wg) {
+            return Err(Refusal::KeyInUse);
+        }
         self.expect(peer, claim, now)?;
         Ok(accepted)
     }
