@@ -39,6 +39,12 @@ pub struct NatKind {
 }
 
 impl NatKind {
+    /// Lets everybody in who knows the port.
+    pub const FULL_CONE: Self =
+        Self { filtering: Filtering::EndpointIndependent, ..Self::PORT_RESTRICTED };
+    /// Lets in every port of an address that was sent to.
+    pub const ADDRESS_RESTRICTED: Self =
+        Self { filtering: Filtering::AddressDependent, ..Self::PORT_RESTRICTED };
     /// What Linux does, and most home routers.
     pub const PORT_RESTRICTED: Self = Self {
         mapping: Mapping::EndpointIndependent,
@@ -196,6 +202,11 @@ impl Net {
     /// Nothing reaches or leaves the host until `until`.
     pub fn cut(&mut self, host: HostId, until: Duration) {
         self.cut.insert(host, until);
+    }
+
+    /// Everybody who was cut off is back.
+    pub fn heal(&mut self) {
+        self.cut.clear();
     }
 
     /// Sends a datagram from a port of a host: where it arrives, if anywhere.

@@ -33,7 +33,8 @@ fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> De
     device
 }
 
-fn invite(world: &mut World, admin: DeviceNo) -> String {
+/// A new invite.
+pub fn invite(world: &mut World, admin: DeviceNo) -> String {
     let request = Request::Invite { network: None, name: None, expires_s: 3600, admin: false };
     let id = world.ask(admin, request);
     match world.nodes[admin.0].answer(id) {
@@ -43,7 +44,7 @@ fn invite(world: &mut World, admin: DeviceNo) -> String {
 }
 
 /// Sends until it arrives; whether it did within the limit.
-fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit: Duration) -> bool {
+pub fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit: Duration) -> bool {
     let end = world.elapsed() + limit;
     while world.elapsed() < end {
         world.send_between(from, to, mark);
