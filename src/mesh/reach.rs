@@ -61,6 +61,10 @@ pub const GATHER: Duration = Duration::from_millis(300);
 /// checks, so this only finds changes that no path showed.
 pub const REFRESH: Duration = Duration::from_secs(600);
 
+/// The same while nobody is reached: the last answer may be from before an outage or a new public
+/// address, and then what others are told is wrong.
+const REFRESH_SEARCHING: Duration = Duration::from_secs(30);
+
 /// The least time between two rounds because of dead paths: peers tend to die together.
 pub const SUSPECT_GAP: Duration = Duration::from_secs(5);
 
@@ -95,6 +99,7 @@ pub struct Reachability {
     /// What each peer sees, by family.
     observed: BTreeMap<(DeviceId, bool), (SocketAddr, Instant)>,
     in_demand: bool,
+    searching: bool,
     /// When the last round began.
     round_at: Option<Instant>,
     /// When the next one is due because something happened, and because time passed.
@@ -120,6 +125,7 @@ impl Reachability {
             maps: BTreeMap::new(),
             observed: BTreeMap::new(),
             in_demand: false,
+            searching: false,
             round_at: None,
             urgent: None,
             refresh: None,
@@ -180,6 +186,14 @@ impl Reachability {
     pub fn set_demand(&mut self, in_demand: bool, now: Instant) {
         self.last_now = now;
         if std::mem::replace(&mut self.in_demand, in_demand) != in_demand {
+            self.schedule_refresh(now);
+        }
+    }
+
+    /// Whether this device reaches nobody, so that its addresses may be wrong.
+    pub fn set_searching(&mut self, searching: bool, now: Instant) {
+        self.last_now = now;
+        if std::mem::replace(&mut self.searching, searching) != searching {
             self.schedule_refresh(now);
         }
     }

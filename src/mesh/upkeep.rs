@@ -330,6 +330,7 @@ impl Mesh {
     /// With no live tunnel the doorbell is rung.
     pub(super) fn connections_changed(&mut self, now: Instant) {
         let lonely = !self.peers.iter().any(Peer::is_connected);
+        self.reach.set_searching(lonely, now);
         self.beacons.set_searching(lonely, now);
         self.publisher.set_lonely(lonely, now);
         self.directory.set_lonely(lonely, now);
