@@ -63,7 +63,7 @@ pub enum Step {
         /// The tunnel of the new key.
         peer: PeerKey,
     },
-    /// Granted; ops are awaited.
+    /// Granted; ops and K_net are awaited, and asked for by proving again.
     Granted {
         /// The tunnel of the new key.
         peer: PeerKey,
@@ -95,9 +95,9 @@ impl Attempt {
         self.repeats += 1;
         let limit = match self.step {
             Step::Switch { .. } => 1,
-            Step::Prove { .. } => REPEATS_PATIENT,
+            Step::Prove { .. } | Step::Granted { .. } => REPEATS_PATIENT,
             _ if alone => REPEATS_PATIENT,
-            Step::Queued | Step::Hello | Step::Request { .. } | Step::Granted { .. } => REPEATS,
+            Step::Queued | Step::Hello | Step::Request { .. } => REPEATS,
         };
         self.repeats < limit
     }
@@ -113,10 +113,12 @@ impl Attempt {
     /// When the answer to the step's request is overdue.
     pub fn deadline(&self) -> Option<Instant> {
         match self.step {
-            Step::Queued | Step::Granted { .. } => None,
-            Step::Hello | Step::Request { .. } | Step::Switch { .. } | Step::Prove { .. } => {
-                Some(self.due)
-            }
+            Step::Queued => None,
+            Step::Hello
+            | Step::Request { .. }
+            | Step::Switch { .. }
+            | Step::Prove { .. }
+            | Step::Granted { .. } => Some(self.due),
         }
     }
 }

@@ -39,11 +39,12 @@ impl Claimant {
                 };
                 Some((guest, Control::JoinRequest(Box::new(self.request(&scene)))))
             }
-            Step::Prove { peer, .. } => {
+            // A sponsor repeats to a member whatever it tells a device that it admits.
+            Step::Prove { peer, .. } | Step::Granted { peer } => {
                 let id = self.keys.id.public();
                 Some((peer, Control::JoinProve(JoinProve { invite, id })))
             }
-            Step::Queued | Step::Switch { .. } | Step::Granted { .. } => None,
+            Step::Queued | Step::Switch { .. } => None,
         }
     }
 

@@ -270,6 +270,7 @@ impl Joiner {
             && peer == from
         {
             attempt.enter(Step::Granted { peer }, now);
+            attempt.sent(now);
             self.events.push_back(JoinerEvent::Granted { guest, peer, sponsor });
         }
     }
