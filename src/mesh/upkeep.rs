@@ -116,7 +116,7 @@ impl Mesh {
 
     fn allow_members(&mut self, now: Instant) {
         let this = self.me.identity.id.public();
-        let members: Vec<_> = self
+        let members: BTreeSet<_> = self
             .ledger
             .roster()
             .members()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::super::candidate::MAX_REMOTES;
+use super::super::candidate::{MAX_REMOTES, canonical};
 use super::route::Route;
 use super::{ANSWERS_PER_SECOND, BURST, Demand, EXPIRE, MAX_LEARNT, PathAgent, Transmit};
 use crate::wire::stun::{CheckRequest, TransactionId};
@@ -144,6 +144,12 @@ impl PathAgent {
         }
     }
 
+    /// Whether a request from there would be answered now: ask before others' allowance is spent
+    /// on it.
+    pub fn would_answer(&self, from: SocketAddr, now: Instant) -> bool {
+        self.answer_until(self.primary == Some(canonical(from)), now).is_some()
+    }
+
     /// Takes one answer of the rate; false where there is none.
     pub(super) fn may_answer(&mut self, to_primary: bool, now: Instant) -> bool {
         let until = self.answer_until(to_primary, now);
@@ -152,7 +158,7 @@ impl PathAgent {
     }
 
     /// Until when one more answer uses up the rate, where it is within it.
-    pub(super) fn answer_until(&self, to_primary: bool, now: Instant) -> Option<Instant> {
+    fn answer_until(&self, to_primary: bool, now: Instant) -> Option<Instant> {
         let each = Duration::from_secs(1) / ANSWERS_PER_SECOND;
         let kept = if to_primary { 0 } else { ANSWERS_FOR_PRIMARY };
         let until = self.answers_until.max(now) + each;
