@@ -9,6 +9,7 @@ mod clock;
 mod dht;
 mod net;
 mod node;
+mod packet;
 mod random;
 mod scenarios;
 mod world;
