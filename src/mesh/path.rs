@@ -202,11 +202,6 @@ impl PathAgent {
         &self.key
     }
 
-    /// When the peer last checked any path to us.
-    pub fn last_asked(&self) -> Option<Instant> {
-        self.routes.values().filter_map(|route| route.heard_at).max()
-    }
-
     /// The wall clock shows this; call it each minute, since the tag changes with the hour.
     pub fn set_wall_clock(&mut self, unix_seconds: u64) {
         self.tag = self.key.tag(unix_seconds);
