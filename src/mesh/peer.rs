@@ -29,6 +29,10 @@ const WAITING_TIME: Duration = Duration::from_secs(5);
 /// After this long without user data a peer that is no neighbour is let go.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
 
+/// A peer that checked the path within this wants us: two of the periods in which one side checks
+/// where the other does not, and a retry.
+const ASKED_WITHIN: Duration = Duration::from_secs(75);
+
 /// User data within this time makes a peer active, which has its path watched closely.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(15);
 
@@ -163,6 +167,11 @@ impl Peer {
         } else {
             Need::None
         }
+    }
+
+    /// Whether the peer itself keeps the path open.
+    pub fn is_wanted_by_it(&self, now: Instant) -> bool {
+        self.path.last_asked().is_some_and(|at| now.duration_since(at) < ASKED_WITHIN)
     }
 
     /// When user data last went either way.

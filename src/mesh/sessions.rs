@@ -132,9 +132,8 @@ impl Mesh {
         now: Instant,
     ) -> Result<(), InputError> {
         let roster = self.ledger.roster();
-        let member = roster.by_address(destination).ok_or(InputError::Stranger)?;
-        let caller = Caller { who: Who::Member(member.id), remote: member.wg };
-        let key = self.bring(caller, now).ok_or(InputError::TooMany)?;
+        let device = roster.by_address(destination).ok_or(InputError::Stranger)?.id;
+        let key = self.bring_member(&device, now).ok_or(InputError::TooMany)?;
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         peer.hold(packet, now);
         peer.wanted_until = now + WANTED_FOR;
@@ -171,7 +170,6 @@ impl Mesh {
         peer.path.set_demand(Demand::Warm, now);
         if let Who::Member(device) = caller.who {
             peer.path.set_remotes(&self.directory.endpoints(&device, now), now);
-            self.directory.want(device, now);
         }
         let key = peer.key;
         self.peers.insert(peer);
@@ -371,10 +369,15 @@ impl Mesh {
         self.outputs.extend(transmits.map(Output::Transmit));
     }
 
-    /// The peer of a member, taken into use where it is not.
+    /// The peer of a member, taken into use where it is not, and looked for where it is not
+    /// connected. One that calls us is not looked for: it is where it calls from.
     pub(super) fn bring_member(&mut self, device: &DeviceId, now: Instant) -> Option<PeerKey> {
         let remote = self.ledger.roster().get(device)?.wg;
-        self.bring(Caller { who: Who::Member(*device), remote }, now)
+        let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
+        if self.peers.get(key).is_some_and(|peer| !peer.is_connected()) {
+            self.directory.want(*device, now);
+        }
+        Some(key)
     }
 }
 

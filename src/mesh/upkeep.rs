@@ -182,7 +182,7 @@ impl Mesh {
         let need = peer.need(now);
         let (demand, next) = match need {
             Need::None => {
-                if !self.is_needed_otherwise(key) {
+                if !self.is_needed_otherwise(key, now) {
                     return self.drop_peer(key, now);
                 }
                 (Demand::Idle, WARM_EVERY)
@@ -207,11 +207,13 @@ impl Mesh {
         self.deadlines.set(Timer::Peer(key), Some((due, "a peer's needs are looked at")));
     }
 
-    /// Guests and sponsors stay for as long as the join machines know them.
-    fn is_needed_otherwise(&self, key: PeerKey) -> bool {
+    /// A member stays, silently, for as long as it wants us: dropped, it would come back with a
+    /// handshake and a greeting each time it asks. Guests and sponsors stay for as long as the join
+    /// machines know them.
+    fn is_needed_otherwise(&self, key: PeerKey, now: Instant) -> bool {
         let Some(peer) = self.peers.get(key) else { return false };
         match peer.who {
-            Who::Member(_) => false,
+            Who::Member(_) => peer.is_wanted_by_it(now),
             Who::Sponsor | Who::Admitter => matches!(self.joins, Joins::Joiner(_)),
             Who::Guest(_) | Who::Applicant | Who::Removed(_) => peer.is_connected(),
         }

@@ -23,6 +23,11 @@ pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Upkeep of the primary.
 impl PathAgent {
+    /// When the peer last checked any path to us.
+    pub fn last_asked(&self) -> Option<Instant> {
+        self.routes.values().filter_map(|route| route.heard_at).max()
+    }
+
     /// When the primary must be asked, given up, or replaced.
     pub(super) fn upkeep_due(&self) -> Option<(Instant, &'static str)> {
         if self.demand == Demand::Idle {
