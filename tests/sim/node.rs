@@ -15,6 +15,7 @@ use ginnel::membership::{Genesis, Logs, SignedOp};
 use ginnel::mesh::event::{Input, InterfaceConfig, Output, Persist, RequestId, Ticket};
 use ginnel::mesh::ledger::gather;
 use ginnel::mesh::{Mesh, Saved, Settings};
+use ginnel::wire::classify::classify;
 use ginnel::wire::record::NetworkSecret;
 use ginnel::wire::saved::Intent;
 
@@ -124,6 +125,17 @@ pub enum Effect {
     Publish(ginnel::wire::record::SignedItem),
     /// Find in the DHT.
     Lookup(ginnel::wire::record::DhtKey),
+}
+
+impl std::fmt::Display for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Send(to, bytes) => write!(f, "-> {to} {:?} {} B", classify(bytes), bytes.len()),
+            Self::Beacon(_) => f.write_str("beacon"),
+            Self::Publish(item) => write!(f, "publish {:?}", item.key),
+            Self::Lookup(key) => write!(f, "lookup {key:?}"),
+        }
+    }
 }
 
 /// The settings of every simulated device.

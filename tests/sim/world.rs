@@ -9,7 +9,6 @@ use ginnel::membership::{GenesisPool, UnixTime};
 use ginnel::mesh::event::{DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId};
 use ginnel::mesh::wall::Wall;
 use ginnel::mesh::{Found, Mesh};
-use ginnel::wire::classify::classify;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -366,17 +365,8 @@ impl World {
 
     /// With `SIM_TRACE` set, shows what each device does and when.
     fn trace(&self, device: DeviceNo, effect: &Effect) {
-        if std::env::var_os("SIM_TRACE").is_none() {
-            return;
-        }
-        let at = self.elapsed.as_secs_f64();
-        match effect {
-            Effect::Send(to, bytes) => {
-                println!("{at:9.3} {device:?} -> {to} {:?} {} B", classify(bytes), bytes.len());
-            }
-            Effect::Beacon(_) => println!("{at:9.3} {device:?} beacon"),
-            Effect::Publish(item) => println!("{at:9.3} {device:?} publish {:?}", item.key),
-            Effect::Lookup(key) => println!("{at:9.3} {device:?} lookup {key:?}"),
+        if std::env::var_os("SIM_TRACE").is_some() {
+            println!("{:9.3} {device:?} {effect}", self.elapsed.as_secs_f64());
         }
     }
 
