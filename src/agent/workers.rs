@@ -337,7 +337,15 @@ impl Plane {
     }
 
     fn pass(&self, upcalls: &mut Upcalls) {
+        // Anybody can send a STUN message, so these fill half of the queue at most: a flood of them
+        // must not keep out what came through a tunnel or passed the guard.
+        let half = self.upcalls.max_capacity() / 2;
         for upcall in upcalls.drain() {
+            let anybodys = matches!(upcall, Upcall::Datagram { .. });
+            if anybodys && self.upcalls.capacity() <= half {
+                self.drops.count(upcall.overflow());
+                continue;
+            }
             if let Err(refused) = self.upcalls.try_send((self.network, upcall)) {
                 let (_, upcall) = refused.into_inner();
                 self.drops.count(upcall.overflow());

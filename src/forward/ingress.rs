@@ -451,8 +451,8 @@ mod tests {
         let mut stun = [0; 20];
         stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
         b.receive(at(3), &[(20, stun.repeat(1000))]);
-        assert_eq!(b.upcalls().len(), 256);
-        assert_eq!(b.drops.get(DropReason::DatagramUpcall), 744);
+        assert_eq!(b.upcalls().len(), 128, "half of the room: the rest is for whom we know");
+        assert_eq!(b.drops.get(DropReason::DatagramUpcall), 872);
         let mut answer = vec![0; 92];
         answer[0] = 2;
         answer[9] = 77;

@@ -34,7 +34,10 @@ pub struct Upcalls(VecDeque<Upcall>);
 impl Upcalls {
     /// Adds one, or counts it as dropped.
     pub fn push(&mut self, upcall: Upcall, drops: &DropCounters) {
-        if self.0.len() < CAPACITY {
+        // What anybody can send leaves half of the room to the others.
+        let anybodys = matches!(upcall, Upcall::Datagram { .. });
+        let room = if anybodys { CAPACITY / 2 } else { CAPACITY };
+        if self.0.len() < room {
             self.0.push_back(upcall);
         } else {
             drops.count(upcall.overflow());
@@ -44,5 +47,23 @@ impl Upcalls {
     /// Takes all.
     pub fn drain(&mut self) -> impl Iterator<Item = Upcall> + '_ {
         self.0.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SlotIndex;
+    use super::*;
+
+    #[test]
+    fn a_flood_that_anybody_can_send_leaves_room_for_what_came_through_a_tunnel() {
+        let (mut upcalls, drops) = (Upcalls::default(), DropCounters::default());
+        for _ in 0..1000 {
+            let from = "192.0.2.1:9".parse().expect("an address");
+            upcalls.push(Upcall::Datagram { from, bytes: Vec::new() }, &drops);
+        }
+        upcalls.push(Upcall::Control { slot: SlotIndex(1), bytes: Vec::new() }, &drops);
+        assert_eq!(drops.get(DropReason::ControlUpcall), 0);
+        assert!(upcalls.drain().any(|upcall| matches!(upcall, Upcall::Control { .. })));
     }
 }

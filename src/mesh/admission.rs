@@ -166,7 +166,9 @@ impl Mesh {
         others.into_iter().for_each(|key| self.drop_peer(key, now));
         let Some(mut peer) = self.peers.remove(key) else { return };
         self.tags.remove(&Caller { who: peer.who, remote: peer.remote });
-        peer.slot = Arc::new(PeerSlot::succeeding(&peer.slot, allowed, Carries::Everything));
+        // After a start nobody's user data flows before heads were compared, not a newcomer's either.
+        let carries = if self.me.holding { Carries::ControlOnly } else { Carries::Everything };
+        peer.slot = Arc::new(PeerSlot::succeeding(&peer.slot, allowed, carries));
         peer.who = Who::Member(device);
         self.peers.insert(peer);
         self.allow(Caller { who: Who::Member(device), remote: member_key(self, &device) });

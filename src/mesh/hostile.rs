@@ -229,3 +229,20 @@ fn a_full_table_of_peers_still_lets_a_member_in() {
     }
     assert!(stage.mesh.bring_member(&alice.id.public(), stage.now).is_some());
 }
+
+#[test]
+fn a_client_that_pings_for_a_year_and_goes_away_keeps_no_peer() {
+    let (mut stage, alice) = (Stage::new(), villain(4));
+    stage.admit(&alice, "alice");
+    let request = api::Request::Ping {
+        device: "alice".to_owned(),
+        count: None,
+        until_direct: false,
+        timeout_ms: u64::MAX,
+    };
+    stage.mesh.handle_input(Input::Request(RequestId(5), request), stage.now).unwrap();
+    stage.mesh.handle_input(Input::Cancel(RequestId(5)), stage.now).unwrap();
+    let key = stage.mesh.peers.member(&alice.id.public()).unwrap();
+    let wanted = stage.mesh.peers.get(key).unwrap().wanted_until;
+    assert!(wanted <= stage.now + sessions::WANTED_FOR, "{:?}", wanted - stage.now);
+}

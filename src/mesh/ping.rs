@@ -8,6 +8,7 @@ use rand::RngExt;
 
 use super::event::RequestId;
 use super::peer::Peer;
+use super::sessions::WANTED_FOR;
 use super::*;
 use crate::api::{ErrorKind, PingSummary, Pong, Response, SCHEMA};
 use crate::identity::DeviceId;
@@ -86,7 +87,9 @@ impl Mesh {
             path: None,
         };
         self.clients.pings.series.insert(id, series);
-        self.want_member(&device, give_up, now);
+        // Not until the client's time-out: a client that names a year and goes away must not keep
+        // the peer for a year. Each probe prolongs it.
+        self.want_member(&device, now + WANTED_FOR, now);
         self.handle_pings(now);
         None
     }
@@ -134,6 +137,7 @@ impl Mesh {
         let token = self.rng.random();
         self.clients.pings.flying.insert(token, (id, series.sent, now));
         self.probe(key, token, now);
+        self.want_member(&device, now + WANTED_FOR, now);
     }
 
     /// An answer came through the tunnel.
