@@ -93,7 +93,7 @@ pub enum Need {
     None,
     /// Its path is kept open.
     Warm,
-    /// User data flows.
+    /// User data flows, or somebody waits to be let in.
     Active,
 }
 
@@ -157,7 +157,9 @@ impl Peer {
     /// How much it is needed at `now`.
     pub fn need(&self, now: Instant) -> Need {
         let data = self.last_user_data();
-        if data.is_some_and(|at| now.duration_since(at) < ACTIVE_WITHIN) {
+        // A person waits for a join: no pause of the search may be longer than a hole stays open.
+        let joining = matches!(self.who, Who::Sponsor | Who::Admitter);
+        if joining || data.is_some_and(|at| now.duration_since(at) < ACTIVE_WITHIN) {
             Need::Active
         } else if self.neighbour
             || now < self.wanted_until

@@ -283,6 +283,7 @@ impl Mesh {
                     // The sessions outlived the path; the acquaintance did not.
                     self.say_hello(key, now);
                 }
+                self.connections_changed(now);
             }
             PathEvent::Lost => {
                 let Some(peer) = self.peers.touch(key) else { return };

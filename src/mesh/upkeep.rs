@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 
 use super::candidate::Surroundings;
 use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
-use super::path::Demand;
+use super::path::{Demand, Path};
 use super::peer::{Need, Peer, Who};
 use super::tags::Caller;
 use super::*;
@@ -330,10 +330,15 @@ impl Mesh {
         self.directory.handle_dht(&event, now);
     }
 
-    /// With no live tunnel the doorbell is rung, and nothing but STUN keeps our mapping open.
+    /// With no live tunnel the doorbell is rung; with none to the outside, nothing but STUN keeps our
+    /// mapping open.
     pub(super) fn connections_changed(&mut self, now: Instant) {
         let lonely = !self.peers.iter().any(Peer::is_connected);
-        self.reach.set_lonely(lonely, now);
+        // Checks on a local path keep no mapping open.
+        let is_outside = |path: Path| path.kind != api::PathKind::Lan;
+        let outside = |peer: &Peer| peer.path.primary().is_some_and(is_outside);
+        let enclosed = !self.peers.iter().any(|peer| outside(peer) && peer.is_connected());
+        self.reach.set_enclosed(enclosed, now);
         self.beacons.set_searching(lonely, now);
         self.publisher.set_lonely(lonely, now);
         self.directory.set_lonely(lonely, now);
