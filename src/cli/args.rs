@@ -284,11 +284,16 @@ pub struct IpArgs {
 #[derive(Debug, Args)]
 pub struct DhtArgs {
     /// The UDP address and port to answer at; the DHT speaks IPv4
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6881")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6881")]
+    #[arg(value_parser = parse_listen)]
     pub listen: SocketAddrV4,
     /// A node to start from; without one this node is the first of its network
     #[arg(long, value_name = "HOST:PORT", num_args = 1..)]
     pub bootstrap: Vec<HostPort>,
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddrV4, String> {
+    text.parse().map_err(|_| "an address looks like 0.0.0.0:6881".into())
 }
 
 fn parse_expiry(text: &str) -> Result<Duration, String> {

@@ -9,7 +9,7 @@
 //! An agent without networks has nothing that could be wrong.
 
 use super::args::Check;
-use super::render::{Tint, clean};
+use super::render::{Tint, clean, word};
 use crate::api::{DhtState, NetworkState, NetworkStatus, PathKind, PeerState, PeerStatus, Status};
 
 /// Everything that keeps `check` from holding, a clause each.
@@ -43,21 +43,18 @@ pub fn sentence(network: &NetworkStatus) -> (Tint, String) {
 /// What is wrong with a network, worst first, and the check that fails by it.
 fn problems(network: &NetworkStatus) -> Vec<(Check, String)> {
     let name = clean(&network.name);
-    let detail = network.detail.as_deref().map(|text| format!(" ({})", clean(text)));
-    let detail = detail.unwrap_or_default();
-    let ready = |problem: String| vec![(Check::Ready, problem + &detail)];
-    match network.state {
-        NetworkState::Revoked => return ready(format!("this device was removed from {name}")),
-        NetworkState::Expired => {
-            return ready(format!("this device's certificate in {name} ran out; join again"));
-        }
-        NetworkState::Joining => return ready(format!("{name} has not admitted this device yet")),
-        NetworkState::Down => {
-            let hint = format!(" (switch it on with: sudo ginnel up {name})");
-            let detail = if detail.is_empty() { &hint } else { &detail };
-            return vec![(Check::Ready, format!("{name} is down{detail}"))];
-        }
-        NetworkState::Up => {}
+    let detail = network.detail.as_deref().map(clean);
+    let known = match network.state {
+        NetworkState::Revoked => Some("this device was removed"),
+        NetworkState::Expired => Some("this device's certificate ran out; join again"),
+        NetworkState::Joining => Some("this device has not been admitted yet"),
+        NetworkState::Down => Some("the interface is off; `sudo ginnel up` turns it on"),
+        NetworkState::Up => None,
+    };
+    if let Some(known) = known {
+        // The agent's sentence says the same and more.
+        let problem = detail.as_deref().unwrap_or(known);
+        return vec![(Check::Ready, format!("{name} is {}: {problem}", word(&network.state)))];
     }
     let findable = matches!(network.dht.state, DhtState::Ready | DhtState::Off);
     if !findable && !network.peers.iter().any(is_connected) {
@@ -65,7 +62,9 @@ fn problems(network: &NetworkStatus) -> Vec<(Check, String)> {
             DhtState::Bootstrapping => "the DHT is not ready yet",
             DhtState::Unreachable | DhtState::Ready | DhtState::Off => "no node of the DHT answers",
         };
-        return ready(format!("{name} is up but finds nobody: {dht}, and no device is connected"));
+        let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+        let problem = format!("{name} is up but finds nobody: {dht}, and no device is connected");
+        return vec![(Check::Ready, problem + &detail)];
     }
     let relayed = network.peers.iter().filter(|peer| is_connected(peer) && !is_direct(peer));
     let told = relayed
@@ -117,7 +116,7 @@ mod tests {
             status.networks[0].detail = Some("lost\x1b".into());
             assert_eq!(found(&status), [0, 1, 1], "{state:?}");
             let (tint, text) = sentence(&status.networks[0]);
-            assert!(tint == Tint::Bad && text.contains("(lost\u{fffd})"), "{text}");
+            assert!(tint == Tint::Bad && text.contains(": lost\u{fffd}"), "{text}");
         }
     }
 
