@@ -2,10 +2,11 @@
 //!
 //! Three things are stored:
 //!
-//! * its **record**: at once when it first has endpoints (300 ms later without a public one); then 300–500 ms after a change, at most
-//!   once a minute (in the first minutes after a start, a join or an own address change, every
-//!   3 s); otherwise every 45–75 minutes. In the last fifth of an epoch it is stored under the
-//!   next epoch's key too, so that readers on either side of the change find it.
+//! * its **record**: at once when it first has endpoints (300 ms later without a public one); then
+//!   300–500 ms after a change, at most once a minute (in the first minutes after a start, a join or
+//!   an own address change, every 3 s); otherwise every 45–75 minutes. In the last fifth of an epoch
+//!   it is stored under the next epoch's key too, so that readers on either side of the change find
+//!   it.
 //! * its ring at the **doorbell**, while it has no tunnel ([`Publisher::set_lonely`]); see
 //!   [`ringer`].
 //! * its seat at the **rendezvous** of an invite: a sponsor's ([`Publisher::host`]) or the joining
@@ -20,18 +21,20 @@
 //! Every [`DhtInput`] goes in, as looked-up values are news here too; then drain
 //! [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
 
+mod outbox;
 mod post;
 mod ringer;
 mod seats;
 mod seqs;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use outbox::{Job, Outbox};
 use post::Post;
 use ringer::Ringer;
 use seats::Seats;
@@ -44,8 +47,8 @@ use crate::identity::{DeviceId, IdSecret, WgPublicKey};
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous, Seat,
-    SignedItem, bell_epoch, bell_key, device_epoch, record_key,
+    AddressKind, Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous,
+    Seat, SignedItem, bell_epoch, bell_key, device_epoch, record_key,
 };
 
 /// How often the record is stored where nothing changes, in seconds; nodes drop items after about
@@ -59,21 +62,13 @@ const EARLY: Duration = Duration::from_secs(180);
 /// The least time between two stores of the record for a change, early and later.
 const RECORD_GAP: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 
-/// How long the first addresses wait for a public one before anything is stored: local ones are known
-/// at once and STUN answers within a round trip or two, while an item stored without its answers
+/// How long the first addresses wait for a public one before anything is stored: local ones are
+/// known at once and STUN answers within a round trip or two, while an item stored without its answers
 /// stands until the next store may follow, seconds later, and nobody outside the LAN can use it.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// After the DHT came back, within how many milliseconds everything is stored again.
 const RETURN_SPREAD_MS: std::ops::Range<u64> = 0..2000;
-
-/// What a store is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
-    Record,
-    Bell,
-    Seat(InviteId),
-}
 
 /// What this device stores, and when.
 pub struct Publisher {
@@ -87,9 +82,7 @@ pub struct Publisher {
     seats: Seats,
     ringer: Ringer,
     seqs: Seqs,
-    jobs: BTreeMap<DhtKey, Job>,
-    items: VecDeque<SignedItem>,
-    reads: VecDeque<DhtKey>,
+    outbox: Outbox,
     /// When the first minutes began.
     started: Instant,
     /// Nothing is stored before this: the first addresses wait for a public one.
@@ -113,9 +106,7 @@ impl Publisher {
             seats: Seats::default(),
             ringer: Ringer::default(),
             seqs: Seqs::default(),
-            jobs: BTreeMap::new(),
-            items: VecDeque::new(),
-            reads: VecDeque::new(),
+            outbox: Outbox::default(),
             started: now,
             hold: now,
             published: None,
@@ -210,7 +201,7 @@ impl Publisher {
     /// Leaves the rendezvous of an invite; what is stored there runs out by itself.
     pub fn withdraw(&mut self, invite: &InviteId, now: Instant) {
         self.seats.leave(invite);
-        self.jobs.retain(|_, job| *job != Job::Seat(*invite));
+        self.outbox.forget(Job::Seat(*invite));
         self.pump(now);
     }
 
@@ -232,17 +223,17 @@ impl Publisher {
 
     /// The next item to store.
     pub fn poll_publish(&mut self) -> Option<SignedItem> {
-        self.items.pop_front()
+        self.outbox.next_item()
     }
 
     /// The next key to look up: to read before writing.
     pub fn poll_lookup(&mut self) -> Option<DhtKey> {
-        self.reads.pop_front()
+        self.outbox.next_read()
     }
 
     /// When [`Self::handle_timeout`] is due, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        if !self.items.is_empty() || !self.reads.is_empty() {
+        if !self.outbox.is_empty() {
             return Some((self.last_now, "publisher output"));
         }
         if !self.can_store() {
@@ -283,7 +274,7 @@ impl Publisher {
         self.store_record(unix, now);
         self.store_seats(unix, now);
         if self.network.is_some() && self.ringer.take_read(now) {
-            self.reads.extend(self.bell(now).map(|(_, _, key)| key));
+            self.bell(now).into_iter().for_each(|(_, _, key)| self.outbox.read(key));
         }
     }
 
@@ -306,8 +297,7 @@ impl Publisher {
             let key = record_key(device, secret, epoch).expect("an own key is a usable key");
             let content = (&self.body, self.seqs.next(key, unix));
             let item = Record::seal(id, secret, epoch, content, self.rng.random());
-            self.jobs.insert(item.key, Job::Record);
-            self.items.push_back(item);
+            self.outbox.store(Job::Record, item);
         }
     }
 
@@ -315,8 +305,7 @@ impl Publisher {
         let told = &self.body.endpoints;
         let items = self.seats.store(told, &mut self.seqs, &mut self.rng, (unix, now));
         for (invite, item) in items {
-            self.jobs.insert(item.key, Job::Seat(invite));
-            self.items.push_back(item);
+            self.outbox.store(Job::Seat(invite), item);
         }
     }
 
@@ -348,18 +337,17 @@ impl Publisher {
         let own = (*device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
             let item = draft.seal(secret, epoch, unix, self.rng.random());
-            self.jobs.insert(item.key, Job::Bell);
-            self.items.push_back(item);
+            self.outbox.store(Job::Bell, item);
         } else {
             self.ringer.follow_up(&mut self.rng, now);
         }
     }
 
     fn end_store(&mut self, key: DhtKey, result: Result<u32, PublishError>, now: Instant) {
-        let Some(job) = self.jobs.remove(&key) else { return };
+        let Some(job) = self.outbox.answered(key) else { return };
         let ok = result.is_ok();
         if result == Err(PublishError::NotMostRecent) && job != Job::Bell {
-            self.reads.push_back(key);
+            self.outbox.read(key);
         }
         match job {
             Job::Bell => self.ringer.end_writing(result, &mut self.rng, now),
@@ -387,9 +375,7 @@ impl Publisher {
     fn set_state(&mut self, state: DhtState, now: Instant) {
         let before = std::mem::replace(&mut self.state, state);
         if state == DhtState::Off {
-            self.items.clear();
-            self.reads.clear();
-            self.jobs.clear();
+            self.outbox.clear();
             self.record.ground(now);
             self.ringer.ground(now);
             self.seats.posts().for_each(|post| post.ground(now));
@@ -407,12 +393,10 @@ impl Publisher {
     }
 }
 
-/// Whether hosts elsewhere may reach this: what NATs hand out inside is no such address.
+/// Whether hosts elsewhere may reach this: what NATs hand out inside is no such address. A public
+/// IPv6 address is known at once, and says nothing about the IPv4 one.
 fn is_public_ipv4(endpoint: &SocketAddr) -> bool {
-    let IpAddr::V4(address) = endpoint.ip() else { return false };
-    let [a, b, ..] = address.octets();
-    let carrier = a == 100 && b & 0xc0 == 64;
-    !(address.is_private() || address.is_link_local() || address.is_loopback() || carrier)
+    endpoint.is_ipv4() && AddressKind::of(endpoint) == AddressKind::Public
 }
 
 impl std::fmt::Debug for Publisher {
