@@ -21,6 +21,7 @@
 //! Every [`DhtInput`] goes in, as looked-up values are news here too; then drain
 //! [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
 
+mod member;
 mod outbox;
 mod post;
 mod ringer;
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use member::Member;
 use outbox::{Job, Outbox};
 use post::Post;
 use ringer::Ringer;
@@ -47,8 +49,8 @@ use crate::identity::{DeviceId, IdSecret, WgPublicKey};
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    AddressKind, Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous,
-    Seat, SignedItem, bell_epoch, bell_key, device_epoch, record_key,
+    AddressKind, Bell, DhtKey, Epoch, NetworkSecret, RecordBody, RecordError, Rendezvous, Seat,
+    SignedItem,
 };
 
 /// How often the record is stored where nothing changes, in seconds; nodes drop items after about
@@ -72,7 +74,7 @@ const RETURN_SPREAD_MS: std::ops::Range<u64> = 0..2000;
 
 /// What this device stores, and when.
 pub struct Publisher {
-    network: Option<(IdSecret, DeviceId, NetworkSecret)>,
+    network: Option<Member>,
     wall: Option<Wall>,
     state: DhtState,
     body: RecordBody,
@@ -117,8 +119,7 @@ impl Publisher {
 
     /// This device belongs to the network with this secret, which may replace an older one.
     pub fn set_network(&mut self, id: IdSecret, secret: NetworkSecret, now: Instant) {
-        let device = id.public();
-        self.network = Some((id, device, secret));
+        self.network = Some(Member::new(id, secret));
         self.tried = None;
         self.stir(now);
     }
@@ -133,7 +134,9 @@ impl Publisher {
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
         let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
         let changed = set(&self.body.endpoints) != set(endpoints);
-        if endpoints.iter().any(is_public_ipv4) {
+        // An own public IPv6 address is known at once, and says nothing about the IPv4 one.
+        let public = |to: &SocketAddr| to.is_ipv4() && AddressKind::of(to) == AddressKind::Public;
+        if endpoints.iter().any(public) {
             self.hold = now;
         } else if self.body.endpoints.is_empty() && changed {
             self.hold = now + FIRST_WAIT;
@@ -279,8 +282,8 @@ impl Publisher {
     }
 
     fn store_record(&mut self, unix: UnixTime, now: Instant) {
-        let Some((id, device, secret)) = &self.network else { return };
-        let time = device_epoch(device, secret, unix);
+        let Some(member) = &self.network else { return };
+        let time = member.epoch(unix);
         if self.tried != Some(time.epoch) {
             self.record.want_by(now);
         }
@@ -294,9 +297,8 @@ impl Publisher {
         self.tried = Some(time.epoch);
         self.record.begin(u32::try_from(epochs.len()).expect("one or two"), now);
         for epoch in epochs {
-            let key = record_key(device, secret, epoch).expect("an own key is a usable key");
-            let content = (&self.body, self.seqs.next(key, unix));
-            let item = Record::seal(id, secret, epoch, content, self.rng.random());
+            let content = (&self.body, self.seqs.next(member.record_key(epoch), unix));
+            let item = member.record(epoch, content, self.rng.random());
             self.outbox.store(Job::Record, item);
         }
     }
@@ -311,18 +313,17 @@ impl Publisher {
 
     /// The time, the doorbell's epoch, and its key.
     fn bell(&self, now: Instant) -> Option<(UnixTime, Epoch, DhtKey)> {
-        let (_, _, secret) = self.network.as_ref()?;
         let unix = self.wall?.at(now);
-        let epoch = bell_epoch(secret, unix).epoch;
-        Some((unix, epoch, bell_key(secret, epoch)))
+        let (epoch, key) = self.network.as_ref()?.bell(unix);
+        Some((unix, epoch, key))
     }
 
     fn take_value(&mut self, item: &SignedItem, now: Instant) {
         self.seqs.see(item);
         if let Some((unix, epoch, key)) = self.bell(now)
             && key == item.key
-            && let Some((_, _, secret)) = &self.network
-            && let Ok(bell) = Bell::open(item, secret, epoch, unix)
+            && let Some(member) = &self.network
+            && let Ok(bell) = Bell::open(item, &member.secret, epoch, unix)
         {
             self.ringer.see(&bell);
         }
@@ -331,12 +332,10 @@ impl Publisher {
     /// A look-up ended; where it was the doorbell's, this device may have to ring.
     fn end_reading(&mut self, done: DhtKey, now: Instant) {
         let Some((unix, epoch, key)) = self.bell(now).filter(|_| self.can_store()) else { return };
-        let Some((_, device, secret)) = self.network.as_ref().filter(|_| key == done) else {
-            return;
-        };
-        let own = (*device, self.body.endpoints.as_slice());
+        let Some(member) = self.network.as_ref().filter(|_| key == done) else { return };
+        let own = (member.device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
-            let item = draft.seal(secret, epoch, unix, self.rng.random());
+            let item = draft.seal(&member.secret, epoch, unix, self.rng.random());
             self.outbox.store(Job::Bell, item);
         } else {
             self.ringer.follow_up(&mut self.rng, now);
@@ -365,9 +364,7 @@ impl Publisher {
     fn next_record(&mut self, now: Instant) -> Duration {
         let usual = Duration::from_secs(self.rng.random_range(REFRESH_SECS));
         let member = self.network.as_ref().zip(self.wall);
-        let left = member.and_then(|((_, device, secret), wall)| {
-            device_epoch(device, secret, wall.at(now)).until_last_fifth()
-        });
+        let left = member.and_then(|(member, wall)| member.epoch(wall.at(now)).until_last_fifth());
         // One second past the boundary, so that rounding does not fall just before it.
         left.map_or(usual, |secs| usual.min(Duration::from_secs(secs + 1)))
     }
@@ -391,12 +388,6 @@ impl Publisher {
             }
         }
     }
-}
-
-/// Whether hosts elsewhere may reach this: what NATs hand out inside is no such address. A public
-/// IPv6 address is known at once, and says nothing about the IPv4 one.
-fn is_public_ipv4(endpoint: &SocketAddr) -> bool {
-    endpoint.is_ipv4() && AddressKind::of(endpoint) == AddressKind::Public
 }
 
 impl std::fmt::Debug for Publisher {
