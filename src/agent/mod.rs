@@ -53,6 +53,9 @@ const UPCALL_BURST: usize = 64;
 /// How often the clocks are compared, to notice sleep and set clocks.
 const CLOCK_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the nodes of the DHT are written; they change slowly.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
+
 /// The agent stops within this time, whatever routers and clients do.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -119,6 +122,8 @@ struct Agent {
     upcalls: mpsc::Receiver<(NetworkId, Upcall)>,
     upcall_sender: mpsc::Sender<(NetworkId, Upcall)>,
     clocks: ClockWatch,
+    /// When the services' memory was last written.
+    saved: Instant,
 }
 
 /// What wakes the loop.
@@ -148,6 +153,7 @@ impl Agent {
             upcalls,
             upcall_sender,
             clocks: ClockWatch::new(),
+            saved: clock::now(),
             options,
         };
         agent.restore_networks().await?;
@@ -200,7 +206,10 @@ impl Agent {
             Event::Client(event) => self.handle_client(event).await,
             Event::Service(event) => self.handle_service(event).await,
             Event::Due => self.handle_due(),
-            Event::Clocks => self.handle_clocks(),
+            Event::Clocks => {
+                self.handle_clocks();
+                self.save_services().await;
+            }
             Event::Stop => {}
         }
         self.do_outputs().await;
@@ -258,6 +267,15 @@ impl Agent {
         }
         let unix = UnixTime(clock::unix_now());
         self.input_all(|| Input::WallClock(unix), now);
+    }
+
+    /// Keeps the nodes of the DHT now and then, so that a start after a crash is quick too.
+    async fn save_services(&mut self) {
+        let now = clock::now();
+        if now.duration_since(self.saved) >= SAVE_EVERY {
+            self.saved = now;
+            self.services.save(&self.store).await;
+        }
     }
 
     /// When the first mesh wants to be called.

@@ -211,6 +211,11 @@ pub enum Scope {
     Global,
 }
 
+/// Whether hosts anywhere may reach this address; what NATs hand out inside is no such address.
+pub fn is_public(endpoint: &SocketAddr) -> bool {
+    Scope::of(endpoint.ip()) == Scope::Global
+}
+
 impl Scope {
     /// The scope of an address in canonical form.
     pub fn of(ip: IpAddr) -> Self {

@@ -12,7 +12,7 @@ use super::peer::{Peer, Who};
 use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
-use crate::membership::{SignedOp, Unverified};
+use crate::membership::{OpBody, SignedOp, Unverified};
 use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, VERSION};
 
 impl Mesh {
@@ -23,7 +23,14 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        let peer = self.peers.get(key).ok_or(InputError::Stranger)?;
+        let peer = self.peers.get_mut(key).ok_or(InputError::Stranger)?;
+        // Gossip counts what proven members say. Everybody else is counted here, or a guest, or a
+        // member that never proves itself, could have signatures made and checked without end.
+        // Who is asked to let this device in only answers.
+        let asked = matches!(peer.who, Who::Sponsor | Who::Admitter);
+        if !peer.greeting.is_proven() && !peer.inflow.admit(bytes.len(), asked, now) {
+            return Err(InputError::TooMany);
+        }
         match peer.who {
             Who::Member(device) => self.hear_member(key, device, bytes, now),
             Who::Removed(device) => {
@@ -70,7 +77,7 @@ impl Mesh {
                 let ops = self.gossip.handle(device, &message, self.ledger.logs(), now);
                 self.take_ops(ops, Some(device), now);
             }
-            (Control::Secret(secret), true) => self.learn_secret(secret.into(), now),
+            (Control::Secret(secret), true) => self.hear_secret(secret.into(), now),
             (Control::Endpoints(at), true) => self.hear_endpoints(key, device, at, now),
             (Control::Ping(ping), true) => {
                 let observed = self.peers.get(key).and_then(|peer| peer.slot.endpoint());
@@ -79,6 +86,11 @@ impl Mesh {
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
             (Control::Goodbye(_), true) => self.drop_peer(key, now),
+            (Control::Introduce(_) | Control::Introduced(_), true)
+                if !self.may_introduce(key, now) =>
+            {
+                return Err(InputError::TooMany);
+            }
             (Control::Introduce(asked), true) => self.hear_introduce((key, device), asked, now),
             (Control::Introduced(introduction), true) => self.hear_introduced(introduction, now),
             // What a member may not say, and what a later version says, is no news.
@@ -195,7 +207,28 @@ impl Mesh {
         self.tell(key, &Control::Endpoints(at), now);
     }
 
-    /// K_net, from a sponsor or a proven member.
+    /// K_net, from a proven member. A newer one counts only where a `Revoke` names it: otherwise
+    /// one hostile member could give every device a secret of its own making, under the highest
+    /// generation there is, and would know where all are even after its removal.
+    fn hear_secret(&mut self, secret: NetworkSecret, now: Instant) {
+        let Some(own) = &self.me.secret else { return self.learn_secret(secret, now) };
+        if secret.generation <= own.generation {
+            return;
+        }
+        let hash = crate::identity::hash(secret.key());
+        let named = self.ledger.logs().iter().any(|op| {
+            matches!(
+                &op.op().body,
+                OpBody::Revoke { knet_generation, knet_hash, .. }
+                    if *knet_generation == secret.generation && *knet_hash == hash
+            )
+        });
+        if named {
+            self.learn_secret(secret, now);
+        }
+    }
+
+    /// K_net, from whom it may be taken: a sponsor, or a member that can show it is the network's.
     pub(super) fn learn_secret(&mut self, secret: NetworkSecret, now: Instant) {
         let newer = self.me.secret.as_ref().is_none_or(|own| own.generation < secret.generation);
         if newer {

@@ -113,7 +113,8 @@ impl Gossip {
 
     /// A tunnel to `peer` stands, and both proofs held: its first message is our head vector.
     pub fn peer_up(&mut self, peer: DeviceId, logs: &Logs, now: Instant) {
-        self.peers.insert(peer, Peer::default());
+        let known = self.peers.remove(&peer);
+        self.peers.insert(peer, known.map(Peer::greeted_anew).unwrap_or_default());
         self.neighbours.consider(peer, self.peers.len(), &mut self.rng);
         self.ask_heads(peer, logs, now);
         self.schedule(now);

@@ -16,12 +16,19 @@ use rand::seq::IndexedRandom;
 
 use super::directory::Source;
 use super::peer::Peer;
+use super::rate::Bucket;
 use super::*;
 use crate::identity::DeviceId;
 use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS};
 
 /// How many members are asked at once: one may be slow, or not connected to the other.
 const INTRODUCERS: usize = 3;
+
+/// Introductions a second that one member may ask for or bring, and how many at once. Each makes us
+/// check up to a dozen addresses that it chose, so a hostile member could aim every device at a
+/// stranger; an honest one asks for a handful, once a second at most.
+const HEARD_A_SECOND: u32 = 4;
+const HEARD_AT_ONCE: u32 = 32;
 
 /// The first pause before they are asked again, doubled each time, and the longest.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,12 +39,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub struct Asking {
     at: Instant,
     pause: Duration,
+    asked_at: Option<Instant>,
 }
 
 impl Asking {
     /// At once.
     pub fn start(now: Instant) -> Self {
-        Self { at: now, pause: PAUSE }
+        Self { at: now, pause: PAUSE, asked_at: None }
     }
 
     /// When it is due.
@@ -45,10 +53,23 @@ impl Asking {
         self.at
     }
 
+    /// As soon as may be, without a pause of less than [`PAUSE`]: a member that greets again and
+    /// again must not make us ask all the others as often.
+    fn renew(&mut self, now: Instant) {
+        self.at = self.asked_at.map_or(now, |asked| now.max(asked + PAUSE));
+        self.pause = PAUSE;
+    }
+
     fn asked(&mut self, now: Instant) {
+        self.asked_at = Some(now);
         self.at = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// How many introductions one member may bring.
+pub fn allowance() -> Bucket {
+    Bucket::new(HEARD_A_SECOND, Duration::from_secs(1), HEARD_AT_ONCE)
 }
 
 impl Mesh {
@@ -80,10 +101,15 @@ impl Mesh {
             self.peers.iter().filter(|peer| is_sought(peer)).map(|peer| peer.key).collect();
         for key in sought {
             if let Some(peer) = self.peers.touch(key) {
-                peer.asking = Asking::start(now);
+                peer.asking.renew(now);
             }
             self.seek_introduction(key, now);
         }
+    }
+
+    /// Whether the member at `key` may have one more introduction heard.
+    pub(super) fn may_introduce(&mut self, key: PeerKey, now: Instant) -> bool {
+        self.peers.get_mut(key).is_some_and(|peer| peer.introductions.take(1, now))
     }
 
     /// `from` asks to be introduced.

@@ -274,6 +274,11 @@ impl Mesh {
         *self.ledger.network()
     }
 
+    /// Names the set of ops that this device has: equal digests, equal sets, equal rosters.
+    pub fn digest(&self) -> [u8; 8] {
+        self.ledger.logs().digest()
+    }
+
     /// The static secrets under which handshakes reach this device.
     pub fn statics(&self) -> Vec<WgSecret> {
         let own = self.me.identity.wg.clone();

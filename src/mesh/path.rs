@@ -269,6 +269,12 @@ impl PathAgent {
         }
     }
 
+    /// Whether a request from there would be answered now: ask before others' allowance is spent
+    /// on it.
+    pub fn would_answer(&self, from: SocketAddr, now: Instant) -> bool {
+        self.answer_until(self.primary == Some(canonical(from)), now).is_some()
+    }
+
     /// A verified request of the peer arrived: answers it, and asks back where that can show a new
     /// path. Never moves the primary.
     pub fn handle_request(&mut self, from: SocketAddr, request: &CheckRequest, now: Instant) {

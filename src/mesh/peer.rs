@@ -11,9 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::greeting::Greeting;
-use super::introductions::Asking;
+use super::introductions::{Asking, allowance};
 use super::key::PeerKey;
 use super::path::PathAgent;
+use super::rate::{Bucket, Inflow};
 use crate::forward::PeerSlot;
 use crate::identity::{DeviceId, WgPublicKey};
 use crate::membership::invite::InviteId;
@@ -62,6 +63,10 @@ pub struct Peer {
     pub path: PathAgent,
     /// The introduction inside the tunnel.
     pub greeting: Greeting,
+    /// What it may say while it has not proved itself.
+    pub inflow: Inflow,
+    /// The introductions it may still ask for or bring.
+    pub introductions: Bucket,
     /// Whether this side starts the handshake when both could.
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
@@ -99,6 +104,8 @@ impl Peer {
             slot,
             path,
             greeting: Greeting::default(),
+            inflow: Inflow::default(),
+            introductions: allowance(),
             leads: false,
             neighbour: false,
             wanted_until: born,

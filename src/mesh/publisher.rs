@@ -2,11 +2,10 @@
 //!
 //! Three things are stored:
 //!
-//! * its **record**: at once when it first has endpoints (300 ms later without a public one); then
-//!   300–500 ms after a change, at most once a minute (in the first minutes after a start, a join or
-//!   an own address change, every 3 s); otherwise every 45–75 minutes. In the last fifth of an epoch
-//!   it is stored under the next epoch's key too, so that readers on either side of the change find
-//!   it.
+//! * its **record**: at once when it first has endpoints (300 ms later without a public one); then 300–500 ms after a change, at most
+//!   once a minute (in the first minutes after a start, a join or an own address change, every
+//!   3 s); otherwise every 45–75 minutes. In the last fifth of an epoch it is stored under the
+//!   next epoch's key too, so that readers on either side of the change find it.
 //! * its ring at the **doorbell**, while it has no tunnel ([`Publisher::set_lonely`]); see
 //!   [`ringer`].
 //! * its seat at the **rendezvous** of an invite: a sponsor's ([`Publisher::host`]) or the joining
@@ -21,7 +20,6 @@
 //! Every [`DhtInput`] goes in, as looked-up values are news here too; then drain
 //! [`Publisher::poll_publish`] and [`Publisher::poll_lookup`].
 
-mod member;
 mod outbox;
 mod post;
 mod ringer;
@@ -35,13 +33,13 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use member::Member;
 use outbox::{Job, Outbox};
 use post::Post;
 use ringer::Ringer;
 use seats::Seats;
 use seqs::Seqs;
 
+use super::candidate::is_public;
 use super::event::{DhtInput, PublishError};
 use super::wall::Wall;
 use crate::api::DhtState;
@@ -49,8 +47,8 @@ use crate::identity::{DeviceId, IdSecret, WgPublicKey};
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    AddressKind, Bell, DhtKey, Epoch, NetworkSecret, RecordBody, RecordError, Rendezvous, Seat,
-    SignedItem,
+    Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous, Seat,
+    SignedItem, bell_epoch, bell_key, device_epoch, record_key,
 };
 
 /// How often the record is stored where nothing changes, in seconds; nodes drop items after about
@@ -64,8 +62,8 @@ const EARLY: Duration = Duration::from_secs(180);
 /// The least time between two stores of the record for a change, early and later.
 const RECORD_GAP: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 
-/// How long the first addresses wait for a public one before anything is stored: local ones are
-/// known at once and STUN answers within a round trip or two, while an item stored without its answers
+/// How long the first addresses wait for a public one before anything is stored: local ones are known
+/// at once and STUN answers within a round trip or two, while an item stored without its answers
 /// stands until the next store may follow, seconds later, and nobody outside the LAN can use it.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
@@ -74,7 +72,7 @@ const RETURN_SPREAD_MS: std::ops::Range<u64> = 0..2000;
 
 /// What this device stores, and when.
 pub struct Publisher {
-    network: Option<Member>,
+    network: Option<(IdSecret, DeviceId, NetworkSecret)>,
     wall: Option<Wall>,
     state: DhtState,
     body: RecordBody,
@@ -119,7 +117,8 @@ impl Publisher {
 
     /// This device belongs to the network with this secret, which may replace an older one.
     pub fn set_network(&mut self, id: IdSecret, secret: NetworkSecret, now: Instant) {
-        self.network = Some(Member::new(id, secret));
+        let device = id.public();
+        self.network = Some((id, device, secret));
         self.tried = None;
         self.stir(now);
     }
@@ -134,9 +133,7 @@ impl Publisher {
     pub fn set_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
         let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
         let changed = set(&self.body.endpoints) != set(endpoints);
-        // An own public IPv6 address is known at once, and says nothing about the IPv4 one.
-        let public = |to: &SocketAddr| to.is_ipv4() && AddressKind::of(to) == AddressKind::Public;
-        if endpoints.iter().any(public) {
+        if endpoints.iter().any(|at| at.is_ipv4() && is_public(at)) {
             self.hold = now;
         } else if self.body.endpoints.is_empty() && changed {
             self.hold = now + FIRST_WAIT;
@@ -282,8 +279,8 @@ impl Publisher {
     }
 
     fn store_record(&mut self, unix: UnixTime, now: Instant) {
-        let Some(member) = &self.network else { return };
-        let time = member.epoch(unix);
+        let Some((id, device, secret)) = &self.network else { return };
+        let time = device_epoch(device, secret, unix);
         if self.tried != Some(time.epoch) {
             self.record.want_by(now);
         }
@@ -297,8 +294,9 @@ impl Publisher {
         self.tried = Some(time.epoch);
         self.record.begin(u32::try_from(epochs.len()).expect("one or two"), now);
         for epoch in epochs {
-            let content = (&self.body, self.seqs.next(member.record_key(epoch), unix));
-            let item = member.record(epoch, content, self.rng.random());
+            let key = record_key(device, secret, epoch).expect("an own key is a usable key");
+            let content = (&self.body, self.seqs.next(key, unix));
+            let item = Record::seal(id, secret, epoch, content, self.rng.random());
             self.outbox.store(Job::Record, item);
         }
     }
@@ -313,17 +311,18 @@ impl Publisher {
 
     /// The time, the doorbell's epoch, and its key.
     fn bell(&self, now: Instant) -> Option<(UnixTime, Epoch, DhtKey)> {
+        let (_, _, secret) = self.network.as_ref()?;
         let unix = self.wall?.at(now);
-        let (epoch, key) = self.network.as_ref()?.bell(unix);
-        Some((unix, epoch, key))
+        let epoch = bell_epoch(secret, unix).epoch;
+        Some((unix, epoch, bell_key(secret, epoch)))
     }
 
     fn take_value(&mut self, item: &SignedItem, now: Instant) {
         self.seqs.see(item);
         if let Some((unix, epoch, key)) = self.bell(now)
             && key == item.key
-            && let Some(member) = &self.network
-            && let Ok(bell) = Bell::open(item, &member.secret, epoch, unix)
+            && let Some((_, _, secret)) = &self.network
+            && let Ok(bell) = Bell::open(item, secret, epoch, unix)
         {
             self.ringer.see(&bell);
         }
@@ -332,10 +331,12 @@ impl Publisher {
     /// A look-up ended; where it was the doorbell's, this device may have to ring.
     fn end_reading(&mut self, done: DhtKey, now: Instant) {
         let Some((unix, epoch, key)) = self.bell(now).filter(|_| self.can_store()) else { return };
-        let Some(member) = self.network.as_ref().filter(|_| key == done) else { return };
-        let own = (member.device, self.body.endpoints.as_slice());
+        let Some((_, device, secret)) = self.network.as_ref().filter(|_| key == done) else {
+            return;
+        };
+        let own = (*device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
-            let item = draft.seal(&member.secret, epoch, unix, self.rng.random());
+            let item = draft.seal(secret, epoch, unix, self.rng.random());
             self.outbox.store(Job::Bell, item);
         } else {
             self.ringer.follow_up(&mut self.rng, now);
@@ -364,7 +365,9 @@ impl Publisher {
     fn next_record(&mut self, now: Instant) -> Duration {
         let usual = Duration::from_secs(self.rng.random_range(REFRESH_SECS));
         let member = self.network.as_ref().zip(self.wall);
-        let left = member.and_then(|(member, wall)| member.epoch(wall.at(now)).until_last_fifth());
+        let left = member.and_then(|((_, device, secret), wall)| {
+            device_epoch(device, secret, wall.at(now)).until_last_fifth()
+        });
         // One second past the boundary, so that rounding does not fall just before it.
         left.map_or(usual, |secs| usual.min(Duration::from_secs(secs + 1)))
     }
@@ -387,12 +390,6 @@ impl Publisher {
                 }
             }
         }
-    }
-}
-
-impl std::fmt::Debug for Publisher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use zeroize::Zeroizing;
 
+use super::candidate::is_public;
 use super::event::{Output, Persist, RequestId};
 use super::writes::{Act, Then};
 use super::*;
@@ -132,8 +133,8 @@ impl Mesh {
     fn hints(&self) -> Vec<Hint> {
         let wg = self.me.identity.wg.public();
         let endpoints = self.reach.endpoints();
-        let public = endpoints.iter().find(|at| is_public(at.ip()));
-        let local = endpoints.iter().find(|at| at.is_ipv4() && !is_public(at.ip()));
+        let public = endpoints.iter().find(|at| is_public(at));
+        let local = endpoints.iter().find(|at| at.is_ipv4() && !is_public(at));
         public.into_iter().chain(local).map(|address| Hint { wg, address: *address }).collect()
     }
 
@@ -269,7 +270,7 @@ impl Mesh {
     /// The first invite: once our addresses stand, or when it has waited long enough.
     pub(super) fn first_invite(&mut self, now: Instant) {
         let Some((request, until)) = self.clients.founding else { return };
-        let reachable = self.reach.endpoints().iter().any(|at| is_public(at.ip()));
+        let reachable = self.reach.endpoints().iter().any(|at| is_public(at));
         if reachable || now >= until {
             self.clients.founding = None;
             if let Some(refusal) = self.open_invite(request, None, FIRST_INVITE_LIFE, true, now) {
@@ -378,16 +379,5 @@ impl Mesh {
     pub(super) fn secrets(&self) -> Persist {
         let secret = self.me.secret.as_ref();
         Persist::Secrets(secret.map_or_else(Zeroizing::default, NetworkSecret::encode))
-    }
-}
-
-/// Whether an address can be reached from anywhere.
-pub(super) fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !v4.is_private() && !v4.is_link_local() && !v4.is_loopback() && !shared
-        }
-        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
     }
 }

@@ -65,11 +65,13 @@ impl Mesh {
                 let (caller, key) = self.tags.find(&tag).ok_or(InputError::Stranger)?;
                 let request =
                     CheckRequest::decode(bytes, key).map_err(|_| InputError::NotAuthentic)?;
-                if !self.tags.may_answer(now) {
-                    return Err(InputError::TooMany);
-                }
                 let peer = self.bring(caller, now).ok_or(InputError::TooMany)?;
                 let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
+                // The peer's own rate first: one check, replayed by whoever saw it, must not use
+                // up the answers that all the others' paths live on.
+                if !peer.path.would_answer(from, now) || !self.tags.may_answer(now) {
+                    return Err(InputError::TooMany);
+                }
                 peer.path.handle_request(from, &request, now);
             }
             stun::Envelope::Response(transaction) => {
@@ -96,18 +98,25 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        let key = if bytes.first() == Some(&INITIATION) {
+        let (key, new) = if bytes.first() == Some(&INITIATION) {
             let remote =
                 initiator_of(&self.me.identity.wg, bytes).ok_or(InputError::NotAuthentic)?;
             let caller = self.tags.by_remote(&remote).ok_or(InputError::Stranger)?;
-            self.bring(caller, now).ok_or(InputError::TooMany)?
+            let known = self.peers.of(&caller.who).any(|peer| peer.remote == remote);
+            (self.bring(caller, now).ok_or(InputError::TooMany)?, !known)
         } else {
-            PeerKey(receiver_slot(bytes).ok_or(InputError::Malformed)?)
+            (PeerKey(receiver_slot(bytes).ok_or(InputError::Malformed)?), false)
         };
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         let mut answers = Vec::new();
         let outcome = peer.slot.tunnel.lock().handle_handshake(bytes, &mut answers, now);
         self.transmit_all(from, answers);
+        if outcome.is_err() && new {
+            // Whoever knows both public keys, as a removed device does, can name a member in an
+            // initiation; only the member can make the rest of it. A name alone brings nobody into
+            // use.
+            self.drop_peer(key, now);
+        }
         match outcome.map_err(|_| InputError::NotAuthentic)? {
             HandshakeOutcome::Established => self.session_stands(key, now),
             HandshakeOutcome::Responded | HandshakeOutcome::CookieStored => {}
@@ -140,7 +149,13 @@ impl Mesh {
         if let Some(peer) = self.peers.of(&caller.who).find(|peer| peer.remote == caller.remote) {
             return Some(peer.key);
         }
-        let index = self.peers.free_number()?;
+        let index = match self.peers.free_number() {
+            Some(index) => index,
+            None => {
+                self.make_room(now)?;
+                self.peers.free_number()?
+            }
+        };
         let local = self.local_secret(caller.who)?;
         let check = self.tags.key(&caller)?.clone();
         let tunnel = Tunnel::new(&local, &caller.remote, index)?;
@@ -162,6 +177,16 @@ impl Mesh {
         self.peers.insert(peer);
         self.deadlines.set(Timer::Peer(key), Some((now, "a peer came into use")));
         Some(key)
+    }
+
+    /// Lets the peer go that has been looked for in vain the longest. Who can be reached is so in a
+    /// second or two; what fills every place for longer is a hostile member naming devices that
+    /// are off, or a local program that talks to every address there is.
+    fn make_room(&mut self, now: Instant) -> Option<()> {
+        let idle = |peer: &&Peer| !peer.neighbour && !peer.slot.tunnel.lock().has_session();
+        let oldest = self.peers.iter().filter(idle).min_by_key(|peer| (peer.born, peer.key))?.key;
+        self.drop_peer(oldest, now);
+        Some(())
     }
 
     /// A slot for `who`: members carry user data from their own addresses, all others control.

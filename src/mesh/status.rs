@@ -185,9 +185,19 @@ impl Mesh {
     /// One sentence where the state needs explaining.
     fn detail(&self) -> Option<String> {
         match self.me.state {
-            api::NetworkState::Up => None,
+            api::NetworkState::Up => self.missing_ipv4(),
             _ => Some(self.standing_text()),
         }
+    }
+
+    /// Why there is no IPv4 here, where the network has it.
+    fn missing_ipv4(&self) -> Option<String> {
+        let pool = self.ledger.genesis().and_then(|genesis| genesis.pool())?;
+        self.pool_overlaps().then(|| {
+            format!(
+                "no IPv4 here: the network's {pool} overlaps a network of this host; IPv6 works"
+            )
+        })
     }
 
     /// Where this device stands, in a sentence.

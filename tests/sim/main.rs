@@ -4,9 +4,11 @@
 //! network, the DHT, the disks and the clocks are simulated. A scenario is a few lines: see
 //! `scenarios.rs`.
 
+mod check;
 mod clock;
 mod dht;
 mod net;
 mod node;
+mod random;
 mod scenarios;
 mod world;

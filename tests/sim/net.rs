@@ -39,12 +39,24 @@ pub struct NatKind {
 }
 
 impl NatKind {
+    /// Lets everybody in who knows the port.
+    pub const FULL_CONE: Self =
+        Self { filtering: Filtering::EndpointIndependent, ..Self::PORT_RESTRICTED };
+    /// Lets in every port of an address that was sent to.
+    pub const ADDRESS_RESTRICTED: Self =
+        Self { filtering: Filtering::AddressDependent, ..Self::PORT_RESTRICTED };
     /// What Linux does, and most home routers.
     pub const PORT_RESTRICTED: Self = Self {
         mapping: Mapping::EndpointIndependent,
         filtering: Filtering::AddressAndPortDependent,
         expiry: Duration::from_secs(120),
     };
+    /// Everybody may use a mapping.
+    pub const FULL_CONE: Self =
+        Self { filtering: Filtering::EndpointIndependent, ..Self::PORT_RESTRICTED };
+    /// Whoever was sent to may use it, from any port.
+    pub const ADDRESS_RESTRICTED: Self =
+        Self { filtering: Filtering::AddressDependent, ..Self::PORT_RESTRICTED };
     /// A NAT that no hole can be punched in from another of its kind.
     pub const SYMMETRIC: Self =
         Self { mapping: Mapping::EndpointDependent, ..Self::PORT_RESTRICTED };
@@ -190,6 +202,11 @@ impl Net {
     /// Nothing reaches or leaves the host until `until`.
     pub fn cut(&mut self, host: HostId, until: Duration) {
         self.cut.insert(host, until);
+    }
+
+    /// Everybody who was cut off is back.
+    pub fn heal(&mut self) {
+        self.cut.clear();
     }
 
     /// Sends a datagram from a port of a host: where it arrives, if anywhere.

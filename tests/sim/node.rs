@@ -37,6 +37,8 @@ pub struct Node {
     pub answers: Vec<(RequestId, Response)>,
     /// Packets that came out of the interface.
     pub received: Vec<Vec<u8>>,
+    /// How many of them were looked at by `take_arrived`.
+    looked_at: usize,
     table: Arc<ForwardingTable>,
     guard: HandshakeGuard,
     drops: DropCounters,
@@ -147,6 +149,7 @@ impl Node {
             interface: None,
             answers: Vec::new(),
             received: Vec::new(),
+            looked_at: 0,
             table: Arc::default(),
             guard: HandshakeGuard::new(&statics, now),
             drops: DropCounters::default(),
@@ -185,9 +188,12 @@ impl Node {
             drops: &self.drops,
             upcalls: &mut self.upcalls,
         };
-        let received = &mut self.received;
+        let (on, received) = (self.interface.is_some(), &mut self.received);
         let mut write = |frame: &[IoSlice<'_>]| {
-            received.push(frame.iter().flat_map(|piece| piece.iter().copied()).collect())
+            // Without an interface there is nowhere to write to.
+            on.then(|| {
+                received.push(frame.iter().flat_map(|piece| piece.iter().copied()).collect())
+            });
         };
         let run = Run { from, bytes, stride: bytes.len().max(1) };
         self.ingress.handle_run(run, &mut shared, &mut write, now);
@@ -197,6 +203,13 @@ impl Node {
         let effects = replies.collect();
         self.go_up(now);
         effects
+    }
+
+    /// The packets that came out of the interface since this was asked last.
+    pub fn take_arrived(&mut self) -> Vec<Vec<u8>> {
+        let new = self.received[self.looked_at..].to_vec();
+        self.looked_at = self.received.len();
+        new
     }
 
     /// An application sends a packet.

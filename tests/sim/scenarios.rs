@@ -33,7 +33,8 @@ fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> De
     device
 }
 
-fn invite(world: &mut World, admin: DeviceNo) -> String {
+/// A new invite.
+pub fn invite(world: &mut World, admin: DeviceNo) -> String {
     let request = Request::Invite { network: None, name: None, expires_s: 3600, admin: false };
     let id = world.ask(admin, request);
     match world.nodes[admin.0].answer(id) {
@@ -43,7 +44,7 @@ fn invite(world: &mut World, admin: DeviceNo) -> String {
 }
 
 /// Sends until it arrives; whether it did within the limit.
-fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit: Duration) -> bool {
+pub fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit: Duration) -> bool {
     let end = world.elapsed() + limit;
     while world.elapsed() < end {
         world.send_between(from, to, mark);
@@ -189,4 +190,29 @@ fn an_invite_works_once() {
     });
     assert!(refused);
     assert_eq!(world.nodes[a.0].status(world.now()).peers.len(), 1);
+}
+
+/// Theory says so (RFC 5128, section 3.3): neither side can tell the other its next port.
+#[test]
+fn two_devices_behind_symmetric_nats_find_no_direct_path_and_say_so() {
+    let mut world = World::new(9, Weather::FAIR);
+    let sites = [0, 1].map(|_| world.net.site(NatKind::SYMMETRIC));
+    let (a, invite) = world.create(Some(sites[0]), "a");
+    let (b, request) = world.join(Some(sites[1]), "b", &invite);
+    let refused = world.run_until(Duration::from_secs(130), |world| {
+        matches!(world.nodes[b.0].answer(request), Some(Response::Error(_)))
+    });
+    assert!(refused, "{:?}", world.nodes[b.0].answer(request));
+    assert_eq!(connected(&world, a), 0);
+}
+
+#[test]
+fn a_device_behind_a_symmetric_nat_joins_through_one_that_filters_no_ports() {
+    for (seed, kind) in [(10, NatKind::ADDRESS_RESTRICTED), (11, NatKind::FULL_CONE)] {
+        let mut world = World::new(seed, Weather::FAIR);
+        let (open, symmetric) = (world.net.site(kind), world.net.site(NatKind::SYMMETRIC));
+        let (a, invite) = world.create(Some(open), "a");
+        let b = join(&mut world, Some(symmetric), "b", &invite);
+        assert!(reaches(&mut world, a, b, 1, Duration::from_secs(2)));
+    }
 }

@@ -13,6 +13,7 @@ use ginnel::wire::classify::classify;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::check::Checks;
 use crate::clock::{EPOCH, VirtualTime};
 use crate::dht::{Dht, Manners};
 use crate::net::{HostId, Net, SiteId, Weather};
@@ -24,9 +25,22 @@ pub struct DeviceNo(pub usize);
 
 /// Something that will happen.
 enum Event {
-    Datagram { host: HostId, from: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
-    Beacon { host: HostId, from: SocketAddr, bytes: Vec<u8> },
-    Dht { device: DeviceNo, input: DhtInput },
+    Datagram {
+        host: HostId,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Beacon {
+        host: HostId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Dht {
+        device: DeviceNo,
+        input: DhtInput,
+    },
+    /// Only where the device was not scheduled otherwise since.
     Due(DeviceNo),
     Minute(DeviceNo),
 }
@@ -50,6 +64,8 @@ pub struct World {
     stun: HostId,
     /// Datagrams sent.
     pub sent: u64,
+    /// Watches that what must hold does.
+    pub checks: Checks,
 }
 
 impl World {
@@ -73,6 +89,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             stun,
             sent: 0,
+            checks: Checks::new(seed),
         }
     }
 
@@ -178,10 +195,13 @@ impl World {
         self.settle(device);
     }
 
-    /// Sends a UDP packet of `len` bytes from one device to the overlay address of another.
+    /// Sends a UDP packet that bears `mark` from one device to the overlay address of another.
     pub fn send_between(&mut self, from: DeviceNo, to: DeviceNo, mark: u8) {
         let address = |device: DeviceNo| self.nodes[device.0].status(self.now()).this.ipv6;
-        let packet = udp6(address(from), address(to), &[mark; 64]);
+        let (source, destination) = (address(from), address(to));
+        let mut payload = self.checks.packet_sent(from).to_be_bytes().to_vec();
+        payload.extend_from_slice(&[mark; 64]);
+        let packet = udp6(source, destination, &payload);
         self.send(from, &packet);
     }
 
@@ -221,6 +241,7 @@ impl World {
                 Some(((at, _), _)) if *at <= end => self.step(),
                 _ => {
                     self.elapsed = end;
+                    self.checks.set_time(end);
                     self.time.set(end);
                     return done(self);
                 }
@@ -236,6 +257,7 @@ impl World {
     fn step(&mut self) {
         let Some(((at, _), event)) = self.queue.pop_first() else { return };
         self.elapsed = at;
+        self.checks.set_time(at);
         let now = self.time.set(at);
         debug_assert_eq!(now, self.now());
         match event {
@@ -258,7 +280,12 @@ impl World {
                 self.settle(device);
             }
             Event::Due(device) => {
+                if self.due.get(&device) != Some(&at) {
+                    return;
+                }
                 self.due.remove(&device);
+                let reason = self.nodes[device.0].mesh.poll_timeout().map(|(_, reason)| reason);
+                self.checks.device_due(device, reason);
                 self.nodes[device.0].mesh.handle_timeout(now);
                 self.settle(device);
             }
@@ -292,10 +319,16 @@ impl World {
             }
             self.take_effect(device, effects);
         }
-        let Some((at, reason)) = self.nodes[device.0].mesh.poll_timeout() else { return };
+        self.checks.drained(device, &self.nodes[device.0]);
+        for packet in self.nodes[device.0].take_arrived() {
+            self.checks.packet_received(&self.nodes, device, &packet, now);
+        }
+        let Some((at, _)) = self.nodes[device.0].mesh.poll_timeout() else {
+            self.due.remove(&device);
+            return;
+        };
         let at = at.saturating_duration_since(self.start).max(self.elapsed);
-        if self.due.get(&device).is_none_or(|due| at < *due) {
-            assert_ne!(reason, "outputs are queued", "a drained mesh has no outputs");
+        if self.due.get(&device) != Some(&at) {
             self.due.insert(device, at);
             self.schedule(at - self.elapsed, Event::Due(device));
         }
@@ -305,6 +338,7 @@ impl World {
         let host = self.nodes[device.0].host;
         for effect in effects {
             self.trace(device, &effect);
+            self.checks.effect(device, &effect);
             match effect {
                 Effect::Send(to, bytes) => self.transmit((host, PORT), to, bytes),
                 Effect::Beacon(bytes) => {

@@ -1,7 +1,7 @@
 //! What this device's logs lack, who has it, and the fetches that bring it.
 //!
 //! A **gap** is an author whose log some peer (a *source*) holds more of. Each gap has at most one
-//! fetch under way, and all of them together at most [`MAX_FETCHES`]; the root's gap goes first,
+//! fetch under way, and all of them together at most `MAX_FETCHES`; the root's gap goes first,
 //! since without `AdminAdd` no other log means anything. An answer that does not come is asked for
 //! again, of another source where there is one.
 //!
@@ -9,7 +9,7 @@
 //! ahead, or where the source holds another op at the end of its chain or ops beside it, the log is
 //! **forked**: a *scan* then starts 1, 8, 64, … ops further back at that source, until what it
 //! showed is here or its whole log was read. A scan of one log at one source happens at most once
-//! in [`SCAN_PAUSE`], so that a source which claims ops that it does not show costs little.
+//! in `SCAN_PAUSE`, so that a source which claims ops that it does not show costs little.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

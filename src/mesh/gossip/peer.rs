@@ -50,6 +50,12 @@ impl Default for Peer {
 }
 
 impl Peer {
+    /// The same peer, which greeted anew: what it has must be learnt again. What it may cost goes
+    /// on, or each greeting would buy another burst.
+    pub fn greeted_anew(self) -> Self {
+        Self { asked: 0, told: false, has: BTreeMap::new(), ..self }
+    }
+
     /// It has that log up to `seq`.
     pub fn learn(&mut self, author: AuthorTag, seq: u64) {
         if self.has.len() < 2 * MAX_HEADS || self.has.contains_key(&author) {

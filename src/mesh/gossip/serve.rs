@@ -32,12 +32,16 @@ pub fn answer(fetch: &Fetch, logs: &Logs) -> Vec<Ops> {
     if parts.is_empty() {
         parts.push((Vec::new(), next));
     }
+    marked(fetch.author, parts, end)
+}
+
+/// Numbers the messages of an answer.
+fn marked(author: AuthorTag, parts: Vec<(Vec<OpBytes>, u64)>, end: bool) -> Vec<Ops> {
     let count = parts.len();
     let message = |(i, (ops, next)): (usize, (Vec<OpBytes>, u64))| {
         let left = u8::try_from(count - 1 - i).unwrap_or(u8::MAX);
         let index = u8::try_from(i).unwrap_or(u8::MAX);
-        let reply = Reply { author: fetch.author, index, left, next, end };
-        Ops { reply: Some(reply), ops }
+        Ops { reply: Some(Reply { author, index, left, next, end }), ops }
     };
     parts.into_iter().enumerate().map(message).collect()
 }
@@ -49,6 +53,24 @@ pub fn push<'a>(ops: impl IntoIterator<Item = &'a Verified<SignedOp>>) -> Vec<Op
         packer.add(op.signed().encode(), 0);
     }
     packer.finish().into_iter().map(|(ops, _)| Ops { reply: None, ops }).collect()
+}
+
+/// As many of `ops` as one answer holds, without the first `have`, for a device that is being let in:
+/// `next` of each message counts from the first op of all.
+pub fn excerpt<'a>(ops: impl Iterator<Item = &'a Verified<SignedOp>>, have: u64) -> Vec<Ops> {
+    let mut packer = Packer::default();
+    let (mut bytes, mut end) = (0, true);
+    let skip = usize::try_from(have).unwrap_or(usize::MAX);
+    for (op, next) in ops.skip(skip).zip(have.saturating_add(1)..) {
+        let wire = op.signed().encode();
+        if bytes + wire.len() > ANSWER_BYTES {
+            end = false;
+            break;
+        }
+        bytes += wire.len();
+        packer.add(wire, next);
+    }
+    marked(AuthorTag([0; 8]), packer.finish(), end)
 }
 
 /// Whether an op takes something away: such ops go first, and to everybody.

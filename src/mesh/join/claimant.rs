@@ -39,11 +39,11 @@ impl Claimant {
                 };
                 Some((guest, Control::JoinRequest(Box::new(self.request(&scene)))))
             }
-            Step::Prove { peer, .. } => {
-                let id = self.keys.id.public();
-                Some((peer, Control::JoinProve(JoinProve { invite, id })))
+            Step::Prove { peer, .. } | Step::Granted { peer } => {
+                let (id, have) = (self.keys.id.public(), attempt.have);
+                Some((peer, Control::JoinProve(JoinProve { invite, id, have })))
             }
-            Step::Queued | Step::Switch { .. } | Step::Granted { .. } => None,
+            Step::Queued | Step::Switch { .. } => None,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::identity::{WgPublicKey, WgSecret};
 use crate::membership::{DeviceName, Invite, Roster, SignedOp};
 use crate::mesh::key::PeerKey;
 use crate::wire::control::join::{JoinOffer, Refusal};
-use crate::wire::control::{Control, Nonce};
+use crate::wire::control::{Control, Nonce, Ops};
 
 /// Sponsors that are tried at once: as many as publish at an invite's rendezvous.
 const MAX_SPONSORS: usize = 4;
@@ -154,10 +154,7 @@ impl Joiner {
                 self.granted(guest, from, now);
             }
             Control::JoinRefused(refused) => self.refused(guest, refused.reason, now),
-            Control::Ops(ops) if self.is_proven(guest, from) => {
-                let ops = ops.ops.iter().filter_map(|wire| SignedOp::decode(&wire.0).ok());
-                self.events.push_back(JoinerEvent::Ops(ops.collect()));
-            }
+            Control::Ops(ops) if self.is_proven(guest, from) => self.told(guest, ops, now),
             Control::Secret(secret) if self.is_proven(guest, from) => {
                 self.events.push_back(JoinerEvent::Secret(secret.into()));
             }
@@ -165,7 +162,7 @@ impl Joiner {
         }
     }
 
-    /// The owner's roster changed: with this device in it, the join is as good as done.
+    /// The owner's roster changed, and it has K_net: with this device in it, nothing more is asked.
     pub fn roster_changed(&mut self, roster: &Roster) {
         let me = roster.get(&self.claimant.keys.id.public());
         if let Some(me) = me.filter(|me| !self.over && me.wg == self.claimant.keys.wg) {
@@ -202,8 +199,8 @@ impl Joiner {
         if self.over {
             return None;
         }
-        let repeats = self.attempts.values().filter_map(Attempt::deadline);
-        let repeats = repeats.map(|at| (at, "join: repeat a request"));
+        let waits = self.attempts.values().filter(|_| self.stage < Stage::Admitted);
+        let repeats = waits.filter_map(Attempt::deadline).map(|at| (at, "join: repeat a request"));
         let grace = self.grace_ends.map(|at| (at, "join: no other sponsor"));
         let end = std::iter::once((self.gives_up, "join: give up"));
         repeats.chain(grace).chain(end).min()
@@ -214,13 +211,10 @@ impl Joiner {
         if self.over {
             return;
         }
-        let due: Vec<PeerKey> = self
-            .attempts
-            .iter()
-            .filter(|(_, attempt)| attempt.deadline().is_some_and(|at| at <= now))
-            .map(|(guest, _)| *guest)
-            .collect();
-        for guest in due {
+        let waits = self.stage < Stage::Admitted;
+        let is_due = |attempt: &Attempt| waits && attempt.deadline().is_some_and(|at| at <= now);
+        let due = self.attempts.iter().filter(|(_, attempt)| is_due(attempt));
+        for guest in due.map(|(guest, _)| *guest).collect::<Vec<_>>() {
             self.repeat(guest, now);
         }
         if now >= self.gives_up {
@@ -270,8 +264,17 @@ impl Joiner {
             && peer == from
         {
             attempt.enter(Step::Granted { peer }, now);
+            attempt.sent(now);
             self.events.push_back(JoinerEvent::Granted { guest, peer, sponsor });
         }
+    }
+
+    fn told(&mut self, guest: PeerKey, message: &Ops, now: Instant) {
+        if let (Some(attempt), Some(reply)) = (self.attempts.get_mut(&guest), &message.reply) {
+            attempt.took(message.ops.len(), reply, now);
+        }
+        let ops = message.ops.iter().filter_map(|wire| SignedOp::decode(&wire.0).ok());
+        self.events.push_back(JoinerEvent::Ops(ops.collect()));
     }
 
     fn refused(&mut self, guest: PeerKey, reason: Refusal, now: Instant) {

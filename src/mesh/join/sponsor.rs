@@ -135,9 +135,10 @@ impl Sponsor {
     /// The Grant of `id` is on disk and in `roster` and `logs`: tells the device, with the ops it
     /// needs to see so itself. The owner sends the network's secret after this.
     pub fn granted(&mut self, id: &DeviceId, roster: &Roster, logs: &Logs) {
-        let peer = self.candidates.remove(id).and_then(|candidate| candidate.pending);
-        if let Some(peer) = peer {
-            self.tell_granted(peer, id, roster, logs);
+        let Some(candidate) = self.candidates.remove(id) else { return };
+        let invite = candidate.claim.invite;
+        if let Some(peer) = candidate.pending {
+            self.tell_granted(peer, &JoinProve { invite, id: *id, have: 0 }, roster, logs);
         }
     }
 
@@ -230,6 +231,11 @@ impl Sponsor {
         }
         self.may_admit(&invite, roster)?;
         keys_are_new(claim, &self.me, roster)?;
+        // Handshakes are told apart by their key: a claim of a guest's key, which needs no secret,
+        // would take the invite's holder the way in.
+        if self.invites.values().any(|open| open.gk == claim.wg) {
+            return Err(Refusal::KeyInUse);
+        }
         self.expect(peer, claim, now)?;
         Ok(accepted)
     }
@@ -264,7 +270,7 @@ impl Sponsor {
         (roster, logs): (&Roster, &Logs),
     ) -> Result<Option<Control>, Refusal> {
         if roster.get(&prove.id).is_some_and(|member| member.wg == wg) {
-            self.tell_granted(peer, &prove.id, roster, logs);
+            self.tell_granted(peer, prove, roster, logs);
             return Ok(None);
         }
         self.may_admit(&prove.invite, roster)?;
@@ -323,21 +329,17 @@ impl Sponsor {
         self.candidates.values().filter(move |candidate| candidate.claim.invite == *invite)
     }
 
-    /// Says so, with every op that fits one answer: the granting logs first. The rest is fetched.
-    fn tell_granted(&mut self, peer: PeerKey, id: &DeviceId, roster: &Roster, logs: &Logs) {
-        let Some(member) = roster.get(id) else { return };
-        let granted = JoinGranted { id: *id, grant: member.grant };
+    /// Says so, with the next ops that fit one answer.
+    fn tell_granted(&mut self, peer: PeerKey, prove: &JoinProve, roster: &Roster, logs: &Logs) {
+        let Some(member) = roster.get(&prove.id) else { return };
+        let granted = JoinGranted { id: prove.id, grant: member.grant };
         self.outbox.push_back((peer, Control::JoinGranted(granted)));
         let author = logs.get(member.grant).map(|op| op.op().author);
         let rank = |of: &Author| (!matches!(of, Author::Root(_)), Some(*of) != author);
         let mut authors: Vec<Author> = logs.heads().iter().map(|head| head.author).collect();
         authors.sort_by_key(rank);
-        let mut bytes = 0;
-        let ops = authors.iter().flat_map(|author| logs.after(*author, 1)).take_while(|op| {
-            bytes += op.signed().encode().len();
-            bytes <= serve::ANSWER_BYTES
-        });
-        let messages = serve::push(ops);
+        let ops = authors.iter().flat_map(|author| logs.after(*author, 1));
+        let messages = serve::excerpt(ops, prove.have);
         self.outbox.extend(messages.into_iter().map(|ops| (peer, Control::Ops(ops))));
     }
 

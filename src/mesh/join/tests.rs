@@ -61,6 +61,33 @@ fn a_join_survives_loss() {
 }
 
 #[test]
+fn a_device_joins_a_network_whose_log_is_longer_than_one_answer() {
+    for loss in [0, 5] {
+        let mut world = World::new(loss);
+        for n in 0..300u16 {
+            let seed = [&n.to_be_bytes()[..], &[9; 30]].concat().try_into().unwrap();
+            let (id, wg) = (IdSecret::from_seed(seed), WgSecret::from_bytes(seed).public());
+            let office = &world.offices[0];
+            let bound = bind(&id, &wg, &office.genesis.network_id());
+            let grant = office.grant((id.public(), wg), &format!("d{n}"), None, bound);
+            world.offices[0].sign_only(grant);
+        }
+        world.offices[0].refresh();
+        let invite = world.invite(0, None);
+        world.guest(&invite, 50, "laptop");
+        world.connect(0, 0);
+        world.run(Duration::from_secs(60));
+        let guest = &world.guests[0];
+        let took = guest.admitted.expect("it is admitted") - world.start;
+        let bytes = world.offices[0].logs.bytes() / 1024;
+        println!("join with {bytes} KiB of logs, {loss} % loss: {took:?}, {} messages", world.sent);
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert!(world.sent < 400, "nothing is repeated for nothing: {}", world.sent);
+        assert!(guest.secret.is_some());
+    }
+}
+
+#[test]
 fn of_two_devices_with_one_invite_at_the_same_instant_one_gets_in() {
     let mut world = World::new(0);
     let invite = world.invite(0, None);
@@ -450,7 +477,7 @@ fn an_invite_for_an_admin_carries_the_key_of_its_log() {
     let request = world.request(0, &invite, peer, |claim| claim.admin = Some(admin));
     assert_eq!(world.offices[0].ask(peer, &invite, &request), None);
     let id = IdSecret::from_seed([50; 32]).public();
-    let prove = Control::JoinProve(JoinProve { invite: invite.keys().id, id });
+    let prove = Control::JoinProve(JoinProve { invite: invite.keys().id, id, have: 0 });
     let wg = WgSecret::from_bytes([50; 32]).public();
     world.offices[0].hear(PeerKey(3), Channel::Device(wg), &prove);
     let events = world.offices[0].events();
@@ -464,7 +491,7 @@ fn a_proof_needs_the_tunnel_of_the_requested_key() {
     let invite = world.invite(0, None);
     let id = IdSecret::from_seed([50; 32]).public();
     let wg = WgSecret::from_bytes([50; 32]).public();
-    let prove = Control::JoinProve(JoinProve { invite: invite.keys().id, id });
+    let prove = Control::JoinProve(JoinProve { invite: invite.keys().id, id, have: 0 });
     let office = &mut world.offices[0];
     office.hear(PeerKey(3), Channel::Device(wg), &prove);
     assert_eq!(office.refusal(), Some(Refusal::Unknown), "nothing was requested");
@@ -689,10 +716,15 @@ impl Office {
     }
 
     fn sign(&mut self, body: OpBody) {
+        self.sign_only(body);
+        self.refresh();
+    }
+
+    fn sign_only(&mut self, body: OpBody) {
         let admin = self.admin.as_ref().unwrap();
         let op = self.logs.next_op(Author::Admin(admin.public()), self.wall, body).unwrap();
         let op = SignedOp::sign_admin(&op, admin, &self.genesis.network_id()).unwrap();
-        self.insert([op]);
+        self.logs.insert(op).unwrap();
     }
 
     fn insert(&mut self, ops: impl IntoIterator<Item = Verified<SignedOp>>) {
@@ -774,6 +806,12 @@ impl Newcomer {
 
     fn roster(&self) -> Option<Roster> {
         Some(Roster::derive(self.genesis.as_ref()?, self.logs.as_ref()?, WALL))
+    }
+
+    fn check(&mut self) {
+        if let Some(roster) = self.roster().filter(|_| self.secret.is_some()) {
+            self.joiner.roster_changed(&roster);
+        }
     }
 
     fn stages(&self) -> &[Stage] {
@@ -1109,19 +1147,14 @@ impl World {
                 for op in ops {
                     let _ = logs.insert(op.verify(&network).unwrap());
                 }
-                let roster = guest.roster().unwrap();
-                guest.joiner.roster_changed(&roster);
+                guest.check();
             }
-            JoinerEvent::Secret(secret) => guest.secret = Some(secret),
+            JoinerEvent::Secret(secret) => {
+                guest.secret = Some(secret);
+                guest.check();
+            }
             JoinerEvent::Failed(error) => guest.error = Some(error),
-            JoinerEvent::Granted { peer, .. } => {
-                // From here on gossip brings whatever the pushed ops left out.
-                let office = self.tunnels[&(n, peer)].office;
-                guest.logs = Some(self.offices[office].logs.clone());
-                let roster = guest.roster().unwrap();
-                guest.joiner.roster_changed(&roster);
-            }
-            JoinerEvent::Abandon(_) => {}
+            JoinerEvent::Granted { .. } | JoinerEvent::Abandon(_) => {}
         }
     }
 }

@@ -144,15 +144,18 @@ impl PathAgent {
         }
     }
 
-    /// Whether one more answer is within the rate.
+    /// Takes one answer of the rate; false where there is none.
     pub(super) fn may_answer(&mut self, to_primary: bool, now: Instant) -> bool {
+        let until = self.answer_until(to_primary, now);
+        self.answers_until = until.unwrap_or(self.answers_until);
+        until.is_some()
+    }
+
+    /// Until when one more answer uses up the rate, where it is within it.
+    pub(super) fn answer_until(&self, to_primary: bool, now: Instant) -> Option<Instant> {
         let each = Duration::from_secs(1) / ANSWERS_PER_SECOND;
         let kept = if to_primary { 0 } else { ANSWERS_FOR_PRIMARY };
         let until = self.answers_until.max(now) + each;
-        let allowed = until <= now + each * (ANSWERS_PER_SECOND - kept);
-        if allowed {
-            self.answers_until = until;
-        }
-        allowed
+        (until <= now + each * (ANSWERS_PER_SECOND - kept)).then_some(until)
     }
 }

@@ -2,9 +2,7 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::mesh::directory::tests::{id, list, rv, secret};
-use crate::wire::record::{
-    Meeting, Record, Ring, VALUE_LEN, bell_epoch, bell_key, device_epoch, record_key,
-};
+use crate::wire::record::{Meeting, Ring, VALUE_LEN};
 
 const UNIX: UnixTime = UnixTime(1_799_992_800);
 const INVITE: InviteId = InviteId([4; 16]);

@@ -10,7 +10,7 @@
 //!   │ ◀────────────── JoinAccepted ───────────────── │  the new WireGuard key is now answered
 //!   │ ══ handshake with the new WireGuard key ═════▶ │
 //!   │ ── new key ──── JoinProve ───────────────────▶ │  appends the Grant, on disk, then
-//!   │ ◀────────────── JoinGranted, Ops, Secret ───── │
+//!   │ ◀────────────── JoinGranted, Ops, Secret ───── │  JoinProve again asks for more ops
 //! ```
 //!
 //! Each request may be repeated until its answer comes; each has the same answer again. Instead of
@@ -75,7 +75,7 @@ pub struct JoinRequest {
     pub claim: JoinClaim,
     /// The nonce of the guest's `JoinHello`; the sponsor's answer to it is under both signatures.
     pub guest_nonce: Nonce,
-    /// By the invite's key over [`JoinClaim::text`].
+    /// By the invite's key over `JoinClaim::text`.
     pub by_invite: Signature,
     /// By the new device's key over the same text.
     pub by_device: Signature,
@@ -160,16 +160,21 @@ pub struct JoinAccepted {
     pub id: DeviceId,
 }
 
-/// Over the tunnel of the new WireGuard key: that tunnel is the proof.
+/// Over the tunnel of the new WireGuard key: that tunnel is the proof. Repeated until the device sees
+/// itself in the roster, each time asking for more of the ops that say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinProve {
     /// The invite.
     pub invite: InviteId,
     /// The new device.
     pub id: DeviceId,
+    /// How many ops it has of those that follow [`JoinGranted`], from the first.
+    pub have: u64,
 }
 
-/// The Grant is written; the ops follow.
+/// The Grant is written. Up to 16 KiB of ops follow: the root's, then those of the log that holds the
+/// Grant, then the others'. In their [`Reply`](super::Reply) marks `next` counts all ops from the
+/// first, and the author means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinGranted {
     /// The new device.

@@ -72,7 +72,7 @@ fn every_kind() -> Vec<Control> {
         }),
         Control::JoinRequest(Box::new(request())),
         Control::JoinAccepted(JoinAccepted { id: device }),
-        Control::JoinProve(JoinProve { invite: InviteId([1; 16]), id: device }),
+        Control::JoinProve(JoinProve { invite: InviteId([1; 16]), id: device, have: 7 }),
         Control::JoinGranted(JoinGranted { id: device, grant: OpId([1; 32]) }),
         Control::JoinRefused(JoinRefused { reason: Refusal::Used }),
     ]
