@@ -8,6 +8,7 @@ use rand::RngExt;
 use super::directory::Source;
 use super::event::{Output, Transmit};
 use super::greeting::Ends;
+use super::ledger::AcceptError;
 use super::peer::{Peer, Who};
 use super::upkeep::WARM_EVERY;
 use super::*;
@@ -166,7 +167,8 @@ impl Mesh {
                 Ok(id) => new.extend(id),
                 Err(reason) => {
                     tracing::debug!(?from, %reason, "an op was refused");
-                    if let Some(from) = &from {
+                    // Full logs and an author not heard of yet are not the peer's fault.
+                    if let (Some(from), AcceptError::Op(_)) = (&from, &reason) {
                         self.gossip.refused(from, now);
                     }
                 }

@@ -62,6 +62,13 @@ impl Mesh {
         }
     }
 
+    /// A tunnel to a sponsor is gone: the next one is asked, where there is one.
+    pub(super) fn join_tunnel_lost(&mut self, key: PeerKey, now: Instant) {
+        if let Joins::Joiner(joiner) = &mut self.joins {
+            joiner.lost(key, now);
+        }
+    }
+
     pub(super) fn handle_joiner_event(&mut self, event: JoinerEvent, now: Instant) {
         match event {
             JoinerEvent::Stage(stage, detail) => self.tell_stage(stage, &detail, now),

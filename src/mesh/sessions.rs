@@ -243,6 +243,7 @@ impl Mesh {
             self.gossip.peer_down(&device, self.ledger.logs(), now);
             self.directory.unwant(&device, now);
         }
+        self.join_tunnel_lost(key, now);
         self.connections_changed(now);
     }
 
@@ -295,6 +296,7 @@ impl Mesh {
                     self.directory.want(device, now);
                 }
                 self.reach.suspect(now);
+                self.join_tunnel_lost(key, now);
                 self.connections_changed(now);
             }
             PathEvent::Observed(address) => {

@@ -39,12 +39,6 @@ pub struct NatKind {
 }
 
 impl NatKind {
-    /// Lets everybody in who knows the port.
-    pub const FULL_CONE: Self =
-        Self { filtering: Filtering::EndpointIndependent, ..Self::PORT_RESTRICTED };
-    /// Lets in every port of an address that was sent to.
-    pub const ADDRESS_RESTRICTED: Self =
-        Self { filtering: Filtering::AddressDependent, ..Self::PORT_RESTRICTED };
     /// What Linux does, and most home routers.
     pub const PORT_RESTRICTED: Self = Self {
         mapping: Mapping::EndpointIndependent,
