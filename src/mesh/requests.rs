@@ -270,7 +270,7 @@ impl Mesh {
     /// The first invite: once our addresses stand, or when it has waited long enough.
     pub(super) fn first_invite(&mut self, now: Instant) {
         let Some((request, until)) = self.clients.founding else { return };
-        let reachable = self.reach.endpoints().iter().any(|at| is_public(at));
+        let reachable = self.reach.endpoints().iter().any(is_public);
         if reachable || now >= until {
             self.clients.founding = None;
             if let Some(refusal) = self.open_invite(request, None, FIRST_INVITE_LIFE, true, now) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::super::candidate::MAX_REMOTES;
+use super::super::candidate::{MAX_REMOTES, canonical};
 use super::route::Route;
 use super::{ANSWERS_PER_SECOND, BURST, Demand, EXPIRE, MAX_LEARNT, PathAgent, Transmit};
 use crate::wire::stun::{CheckRequest, TransactionId};
@@ -142,6 +142,12 @@ impl PathAgent {
             let Some(oldest) = oldest.map(|(address, _)| *address) else { return };
             self.routes.remove(&oldest);
         }
+    }
+
+    /// Whether a request from there would be answered now: ask before others' allowance is spent
+    /// on it.
+    pub fn would_answer(&self, from: SocketAddr, now: Instant) -> bool {
+        self.answer_until(self.primary == Some(canonical(from)), now).is_some()
     }
 
     /// Takes one answer of the rate; false where there is none.
