@@ -12,6 +12,10 @@ profile=()
 case "${1:-}" in
 '') ;;
 --release) profile=(--release) ;;
+-h | --help)
+    echo "usage: scripts/demo.sh [--release]"
+    exit 0
+    ;;
 *) die "usage: scripts/demo.sh [--release]" ;;
 esac
 become_root "$@"
@@ -23,4 +27,9 @@ started=$SECONDS
 lab=$(build_lab "${profile[@]}") || true
 [ -x "$lab" ] || die "The build failed; the compiler's words are above."
 say "Built in $((SECONDS - started)) s"
-exec "$lab" --demo
+# Ctrl-C ends the lab at once: what that leaves is removed here.
+trap ':' INT
+ended=0
+"$lab" --demo || ended=$?
+[ "$ended" -eq 0 ] || "$lab" --tidy
+exit "$ended"

@@ -24,9 +24,14 @@ arguments=("$@")
 prefix=/usr/local binary='' start=yes uninstall=no purge=no
 while [ $# -gt 0 ]; do
     case $1 in
-        --prefix) prefix=${2:?--prefix needs a folder}; shift 2 ;;
+        --prefix)
+            prefix=${2:-}
+            [ -n "$prefix" ] || die "--prefix needs a folder"
+            shift 2
+            ;;
         --binary)
-            binary=$(cd "$called_from" && realpath -m -- "${2:?--binary needs a file}")
+            [ -n "${2:-}" ] || die "--binary needs a file"
+            binary=$(cd "$called_from" && realpath -m -- "$2")
             arguments+=(--binary "$binary")
             shift 2
             ;;

@@ -66,6 +66,11 @@ install_missing() {
 install_rust() {
     install_missing cc=build-essential
     export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+    # A fresh machine's list of packages may be empty.
+    if ! command -v cargo >/dev/null && command -v apt-get >/dev/null &&
+        ! apt-cache show rustup >/dev/null 2>&1; then
+        apt-get update -qq || true
+    fi
     if ! command -v cargo >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
         install_missing rustup=rustup
         builder rustup default stable
@@ -75,13 +80,14 @@ install_rust() {
     local have
     have=$(builder rustc --version | cut -d' ' -f2)
     [ "$(printf '%s\n%s\n' "$rust_needed" "$have" | sort -V | head -1)" = "$rust_needed" ] ||
-        die "Rust $have is too old: $rust_needed is needed (\`rustup update stable\`)."
+        die "Rust $have is too old, $rust_needed is needed: \`rustup update stable\`, or https://rustup.rs."
 }
 
 # What the lab of tests/netns runs.
 install_lab() {
     install_missing ip=iproute2 ss=iproute2 nft=nftables ping=iputils-ping conntrack=conntrack \
-        turnserver=coturn miniupnpd=miniupnpd-nftables mount=mount setpriv=util-linux jq=jq
+        turnserver=coturn miniupnpd=miniupnpd-nftables mount=mount setpriv=util-linux jq=jq \
+        script=bsdutils
     [ -c /dev/net/tun ] || {
         mkdir -p /dev/net
         mknod /dev/net/tun c 10 200 2>/dev/null || true

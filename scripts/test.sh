@@ -12,6 +12,10 @@ fast=
 case "${1:-}" in
 '') ;;
 --fast) fast=yes ;;
+-h | --help)
+    echo "usage: scripts/test.sh [--fast]   (--fast: no namespaces, cargo-deny only if installed)"
+    exit 0
+    ;;
 *) die "usage: scripts/test.sh [--fast]" ;;
 esac
 become_root "$@"

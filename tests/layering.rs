@@ -1,4 +1,4 @@
-//! The layers of DESIGN, held by reading the source: which module may know which other one, and
+//! The layers that `src/lib.rs` describes, held by reading the source: which module may know which other one, and
 //! which outside crate belongs where.
 //!
 //! A deliberately small reader does it: comments, strings and test modules are taken out, then
@@ -30,8 +30,8 @@ mesh       | identity membership wire forward::table forward::slot forward::tunn
 io         | identity wire api mesh::event forward::buffer forward::packet | tokio tun-rs tun-tap quinn-udp socket2 rustix rtnetlink netlink-packet-route netlink-sys futures-util n0-mainline igd-next crab_nat parking_lot rand zeroize
 api        | identity                  | serde
 config     | identity                  | serde toml tracing-subscriber
-agent      | identity membership wire forward mesh io api config | tokio anyhow arc-swap parking_lot rand rustix sd-notify serde serde_json zeroize
-cli        | api config identity membership::policy | clap clap_complete anyhow comfy-table indicatif humantime qrcode serde serde_json rustix tokio zeroize
+agent      | identity membership wire forward mesh io api config | tokio anyhow arc-swap parking_lot rustix sd-notify serde_json zeroize
+cli        | api config identity membership::policy | clap clap_complete anyhow comfy-table indicatif humantime qrcode serde serde_json rustix tokio
 ";
 
 /// Allowed in every layer.

@@ -16,7 +16,7 @@ use crate::config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR, HostPort};
 use crate::identity::Ipv4Pool;
 use crate::membership::DeviceName;
 
-/// The longest life of an invite (PROTOCOL: 7 days).
+/// The longest life of an invite. The agent holds it as well.
 const MAX_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The longest time-out: an hour more than the longest life of an invite, so that a `join` may
@@ -54,12 +54,12 @@ pub enum Verb {
     #[command(after_help = "Example: sudo ginnel create home --name laptop")]
     Create(CreateArgs),
     /// Print an invite that lets one device in
-    #[command(after_help = "Example: ginnel invite home --expires 1h --qr")]
+    #[command(after_help = "Example: sudo ginnel invite home --expires 1h --qr")]
     Invite(InviteArgs),
     /// Join a network with an invite
     #[command(after_help = "Examples:\n  sudo ginnel join ginnel1…\n  \
         sudo ginnel join @invite.txt --name nas\n  \
-        ssh admin@there ginnel invite | sudo ginnel join -")]
+        ssh admin@there sudo ginnel invite | sudo ginnel join -")]
     Join(JoinArgs),
     /// Leave a network for good: sign out, remove interface and keys
     #[command(after_help = "Example: sudo ginnel leave home")]
@@ -155,8 +155,8 @@ pub struct InviteArgs {
     /// How long it is valid, at most 7d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_expiry)]
     pub expires: Duration,
-    /// The joining device becomes an admin
-    #[arg(long)]
+    /// The joining device becomes an admin; the agent of this version refuses
+    #[arg(long, hide = true)]
     pub admin: bool,
     /// Draw it as a QR code as well, on stderr
     #[arg(long)]

@@ -91,7 +91,7 @@ fn no_connection(socket: &Path, error: &io::Error) -> Failure {
             Exit::NoAgent,
             format!(
                 "nobody answers at {socket}: is the agent running? start it with: sudo systemctl \
-                 start ginnel"
+                 start ginnel (without systemd: sudo ginnel agent)"
             ),
         ),
         io::ErrorKind::PermissionDenied => {

@@ -30,7 +30,7 @@ pub fn sentence(network: &NetworkStatus) -> (Tint, String) {
             (Tint::Warning, format!("{name} is up, but {}.", problems.join(", ")))
         }
         None if network.peers.is_empty() => {
-            let hint = format!("let one in with: ginnel invite {name}");
+            let hint = format!("let one in with: sudo ginnel invite {name}");
             (Tint::Good, format!("{name} is up, with no other device yet; {hint}"))
         }
         None => {
@@ -53,7 +53,7 @@ fn problems(network: &NetworkStatus) -> Vec<(Check, String)> {
         }
         NetworkState::Joining => return ready(format!("{name} has not admitted this device yet")),
         NetworkState::Down => {
-            let hint = format!(" (switch it on with: ginnel up {name})");
+            let hint = format!(" (switch it on with: sudo ginnel up {name})");
             let detail = if detail.is_empty() { &hint } else { &detail };
             return vec![(Check::Ready, format!("{name} is down{detail}"))];
         }

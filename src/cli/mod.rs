@@ -264,18 +264,28 @@ fn one_network<'a>(
 ) -> Result<&'a api::NetworkStatus, Failure> {
     let missing = |message: String| Err(Failure::new(Exit::NotFound, message));
     match (name, &status.networks[..]) {
-        (_, []) => missing("this device belongs to no network yet".into()),
+        (_, []) => missing(NO_NETWORK.into()),
         (None, [only]) => Ok(only),
         (None, several) => {
-            let names: Vec<_> = several.iter().map(|network| network.name.as_str()).collect();
-            let message = format!("say which network: {}", render::clean(&names.join(", ")));
+            let message = format!("say which network: {}", names_of(several));
             Err(Failure::new(Exit::Usage, message))
         }
         (Some(name), networks) => match networks.iter().find(|network| network.name == name) {
             Some(network) => Ok(network),
-            None => missing(format!("this device belongs to no network {name:?}")),
+            None => {
+                let others = names_of(networks);
+                missing(format!("this device is in no network {name:?}; it is in: {others}"))
+            }
         },
     }
+}
+
+const NO_NETWORK: &str = "this device belongs to no network yet: `sudo ginnel create NAME` makes \
+                          one, `sudo ginnel join INVITE` joins one";
+
+fn names_of(networks: &[api::NetworkStatus]) -> String {
+    let names: Vec<_> = networks.iter().map(|network| network.name.as_str()).collect();
+    render::clean(&names.join(", "))
 }
 
 /// `ip --json`.
@@ -315,7 +325,7 @@ fn ip(args: IpArgs, socket: &Path, out: &mut impl Write) -> Result<(), Failure> 
         }
     };
     if addresses.is_empty() {
-        return Err(Failure::new(Exit::NotFound, "this device belongs to no network yet"));
+        return Err(Failure::new(Exit::NotFound, NO_NETWORK));
     }
     if args.json {
         return print_json(&Addresses { schema: SCHEMA, addresses }, out);

@@ -17,8 +17,8 @@ pub fn status(status: &Status, screen: &Screen) -> String {
         text += &(screen.tint(tint, &sentence) + "\n");
     }
     if status.networks.is_empty() {
-        text += "This device belongs to no network yet: ginnel create NAME makes one, \
-                 ginnel join INVITE joins one.\n";
+        text += "This device belongs to no network yet: sudo ginnel create NAME makes one, \
+                 sudo ginnel join INVITE joins one.\n";
     }
     let (version, uptime) = (clean(&status.version), render::duration(status.uptime_s));
     text += &format!("Agent {version}, running for {uptime}.\n");
@@ -69,10 +69,10 @@ pub fn created(created: &Created, device: &str) -> String {
         Some(invite) => format!(
             "{head}\nTo let another machine in, type this there within 24 hours:\n\n    \
              sudo ginnel join {}\n\nThe invite works once. For the next machine: \
-             ginnel invite {name}\n",
+             sudo ginnel invite {name}\n",
             clean(invite)
         ),
-        None => format!("{head}To let another machine in: ginnel invite {name}\n"),
+        None => format!("{head}To let another machine in: sudo ginnel invite {name}\n"),
     }
 }
 

@@ -135,7 +135,10 @@ impl Mesh {
 
     /// The certificate is on disk and in the roster: the device is told, and is a member.
     pub(super) fn admitted(&mut self, device: DeviceId, peer: PeerKey, now: Instant) {
-        self.tell_secret(peer, now);
+        if self.ledger.roster().get(&device).is_some() {
+            // A certificate may count for nothing by now: its invite was used twice, or closed.
+            self.tell_secret(peer, now);
+        }
         let Joins::Sponsor(sponsor) = &mut self.joins else { return };
         sponsor.granted(&device, self.ledger.roster(), self.ledger.logs());
         while let Joins::Sponsor(sponsor) = &mut self.joins
@@ -221,7 +224,7 @@ impl Mesh {
         self.ledger.logs().iter().any(|op| {
             let opened =
                 matches!(&op.op().body, OpBody::InviteOpen(open) if open.invite == *invite);
-            opened && op.op().time.0 + FRESH_INVITE > now.0
+            opened && op.op().time.0.saturating_add(FRESH_INVITE) > now.0
         })
     }
 

@@ -65,6 +65,9 @@ mod settle;
 mod status;
 mod upkeep;
 
+#[cfg(test)]
+mod hostile;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 

@@ -20,7 +20,8 @@
 //!
 //! All servers are asked at once, from the data socket, when they are first known, when the links
 //! change, when a path dies ([`suspect`](Reachability::suspect), at most every [`SUSPECT_GAP`]) and,
-//! while [in demand](Reachability::set_demand), every [`REFRESH`]. A question is repeated after 0.5,
+//! while [in demand](Reachability::set_demand), every [`REFRESH`], or every [`LONELY_REFRESH`] while
+//! no tunnel stands. A question is repeated after 0.5,
 //! 1 and 2 s (RFC 8489, section 6.2.1) and given up after 7.5 s; answers of the last round count until
 //! another server has answered. Only an answer in that transaction
 //! and from that server counts. A server that names another address of its own (OTHER-ADDRESS,
@@ -48,6 +49,7 @@ use rand::rngs::StdRng;
 
 use super::candidate::{Scope, Surroundings, advertise, canonical};
 use super::event::{InterfaceSnapshot, PortMapInput, Transmit};
+use super::path::KEEPALIVE;
 use crate::api::{NatStatus, NetcheckAddress, NetcheckStun, PortMappingKind};
 use crate::identity::DeviceId;
 use crate::wire::stun::{StunResponse, TransactionId};
@@ -60,6 +62,10 @@ pub const GATHER: Duration = Duration::from_millis(300);
 /// How often the servers are asked while in demand, give or take a tenth: mappings are kept by path
 /// checks, so this only finds changes that no path showed.
 pub const REFRESH: Duration = Duration::from_secs(600);
+
+/// How often they are asked while no path check goes anywhere: nothing else keeps the mapping open
+/// that others were told, or shows that it is another one now. As often as a path is checked.
+pub const LONELY_REFRESH: Duration = KEEPALIVE;
 
 /// The least time between two rounds because of dead paths: peers tend to die together.
 pub const SUSPECT_GAP: Duration = Duration::from_secs(5);
@@ -95,6 +101,7 @@ pub struct Reachability {
     /// What each peer sees, by family.
     observed: BTreeMap<(DeviceId, bool), (SocketAddr, Instant)>,
     in_demand: bool,
+    lonely: bool,
     /// When the last round began.
     round_at: Option<Instant>,
     /// When the next one is due because something happened, and because time passed.
@@ -120,6 +127,7 @@ impl Reachability {
             maps: BTreeMap::new(),
             observed: BTreeMap::new(),
             in_demand: false,
+            lonely: false,
             round_at: None,
             urgent: None,
             refresh: None,
@@ -180,6 +188,14 @@ impl Reachability {
     pub fn set_demand(&mut self, in_demand: bool, now: Instant) {
         self.last_now = now;
         if std::mem::replace(&mut self.in_demand, in_demand) != in_demand {
+            self.schedule_refresh(now);
+        }
+    }
+
+    /// Whether this device has no live tunnel, so that no path check goes anywhere.
+    pub fn set_lonely(&mut self, lonely: bool, now: Instant) {
+        self.last_now = now;
+        if std::mem::replace(&mut self.lonely, lonely) != lonely {
             self.schedule_refresh(now);
         }
     }

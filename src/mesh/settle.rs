@@ -14,6 +14,7 @@ use super::peer::Who;
 use super::*;
 use crate::forward::{ForwardingTable, LocalAddresses};
 use crate::identity::address::IPV6_PREFIX_LEN;
+use crate::membership::roster::Standing;
 
 /// More rounds than any chain of events needs; a loop between parts would be a bug, and must not
 /// take the agent with it.
@@ -153,6 +154,10 @@ impl Mesh {
     /// A beacon names its sender, or shows that it holds an invite.
     fn handle_nearby(&mut self, nearby: Nearby, now: Instant) {
         match nearby {
+            // Whoever knows K_net can name any device there might be; only those that are or were
+            // members are remembered.
+            Nearby::Member { device, .. }
+                if self.ledger.roster().standing(&device) == Standing::Unknown => {}
             Nearby::Member { device, endpoint } => {
                 self.directory.accept(device, &[endpoint], Source::Lan, now);
                 let key = self.bring_member(&device, now);

@@ -72,6 +72,7 @@ impl Mesh {
         self.reach.set_demand(true, now);
         self.roster_changed(now);
         self.choose_neighbours(now);
+        self.connections_changed(now);
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
     }
 
@@ -115,7 +116,7 @@ impl Mesh {
 
     fn allow_members(&mut self, now: Instant) {
         let this = self.me.identity.id.public();
-        let members: Vec<_> = self
+        let members: BTreeSet<_> = self
             .ledger
             .roster()
             .members()
@@ -327,9 +328,10 @@ impl Mesh {
         self.directory.handle_dht(&event, now);
     }
 
-    /// With no live tunnel the doorbell is rung.
+    /// With no live tunnel the doorbell is rung, and nothing but STUN keeps our mapping open.
     pub(super) fn connections_changed(&mut self, now: Instant) {
         let lonely = !self.peers.iter().any(Peer::is_connected);
+        self.reach.set_lonely(lonely, now);
         self.beacons.set_searching(lonely, now);
         self.publisher.set_lonely(lonely, now);
         self.directory.set_lonely(lonely, now);

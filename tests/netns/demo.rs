@@ -173,9 +173,8 @@ fn carla_is_revoked(story: &mut Story, [anna, ben, carla]: [&Host; 3]) -> Result
 /// Prints what a verb prints.
 fn show(host: &Host, args: &[&str]) -> Result<()> {
     typed(host, &format!("ginnel {}", args.join(" ")));
-    let outcome = host.ginnel(args)?;
-    for line in outcome.stdout.lines().chain(outcome.stderr.lines()) {
-        println!("   {line}");
+    for line in host.ginnel_on_a_terminal(args)?.lines() {
+        println!("   {}", line.trim_end());
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! cargo test --test netns -- two_nats            those with "two_nats" in their name
 //! cargo test --test netns -- --demo              a private LAN forms, told in plain words
 //! cargo test --test netns -- --figures [FILE [PART]]    measurements; JSON to FILE
+//! cargo test --test netns -- --tidy              removes what runs that were killed left behind
 //! ```
 //!
 //! Needs root, `/dev/net/tun` and the programs of [`TOOLS`]; where something is missing, tests are
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let mode = words.first().map(String::as_str).unwrap_or_default();
     let missing = missing();
-    if matches!(mode, "--demo" | "--figures") {
+    if matches!(mode, "--demo" | "--figures" | "--tidy") {
         if let Some(reason) = missing {
             eprintln!("This needs namespaces of its own: {reason}.");
             return ExitCode::FAILURE;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         remove_leftovers();
         let done = match mode {
             "--demo" => in_world(demo::run),
+            "--tidy" => Ok(()),
             _ => figures::run(words.get(1).map(Path::new), words.get(2).map_or("", String::as_str)),
         };
         return match done {

@@ -177,7 +177,11 @@ impl Node {
 
     /// Something happened. What the mesh refuses is the sender's fault.
     pub fn input(&mut self, input: Input, now: Instant) {
-        let _ = self.mesh.handle_input(input, now);
+        if let Err(reason) = self.mesh.handle_input(input, now)
+            && std::env::var_os("SIM_TRACE").is_some()
+        {
+            println!("{:?} refuses an input: {reason}", self.host);
+        }
     }
 
     /// A datagram arrives.

@@ -158,7 +158,7 @@ impl PathAgent {
     }
 
     /// Until when one more answer uses up the rate, where it is within it.
-    pub(super) fn answer_until(&self, to_primary: bool, now: Instant) -> Option<Instant> {
+    fn answer_until(&self, to_primary: bool, now: Instant) -> Option<Instant> {
         let each = Duration::from_secs(1) / ANSWERS_PER_SECOND;
         let kept = if to_primary { 0 } else { ANSWERS_FOR_PRIMARY };
         let until = self.answers_until.max(now) + each;

@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::super::candidate::Scope;
 use super::server::Server;
-use super::{GATHER, MAX_LEARNT, REFRESH, ReachEvent, Reachability};
+use super::{GATHER, LONELY_REFRESH, MAX_LEARNT, REFRESH, ReachEvent, Reachability};
 use crate::wire::stun::TransactionId;
 
 /// Rounds.
@@ -44,7 +44,8 @@ impl Reachability {
     }
 
     pub(super) fn schedule_refresh(&mut self, now: Instant) {
-        let period = REFRESH.mul_f64(self.rng.random_range(0.9..1.1));
+        let period = if self.lonely { LONELY_REFRESH } else { REFRESH };
+        let period = period.mul_f64(self.rng.random_range(0.9..1.1));
         let at = self.round_at.map_or(now, |last| now.max(last + period));
         self.refresh = self.in_demand.then_some(at);
     }

@@ -132,6 +132,15 @@ impl Host {
         self.namespace.command(self.verb().args(args), limit)
     }
 
+    /// As [`Host::ginnel`], with a terminal for its output: what a person sees.
+    pub fn ginnel_on_a_terminal(&self, args: &[&str]) -> Result<String> {
+        let line = format!("'{}' {} 2>&1", binary().display(), args.join(" "));
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--command", &line, "/dev/null"]);
+        command.env("GINNEL_SOCKET", self.socket()).env("NO_COLOR", "1");
+        Ok(self.namespace.command(&mut command, VERB_LIMIT)?.stdout.replace('\r', ""))
+    }
+
     /// `ginnel --socket …`, to be given a verb.
     pub fn verb(&self) -> Command {
         let mut command = Command::new(binary());

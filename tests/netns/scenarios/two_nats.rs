@@ -16,7 +16,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("members_exit_codes_and_lookups_as_documented", look_ups),
 ];
 
-/// What both sides must take back within when a revoke is ordered: PROTOCOL promises 2 s (p95).
+/// What both sides must take back within when a revoke is ordered: 2 s is promised (p95).
 const ENFORCED: Duration = Duration::from_secs(2);
 /// One datagram each; fine enough to see half a second, small enough to cost nothing.
 const EVERY: Duration = Duration::from_millis(10);

@@ -1,0 +1,231 @@
+//! What a hostile member, or whoever saw its datagrams, can make one device do: the real [`Mesh`]
+//! of an admin, driven by hand.
+
+use super::event::{Input, RequestId};
+use super::greeting::Greeting;
+use super::peer::Who;
+use super::writes::Then;
+use super::*;
+use crate::forward::{SlotIndex, Upcall};
+use crate::identity::IdSecret;
+use crate::membership::invite::InviteId;
+use crate::membership::op::{self, Certificate, Flags};
+use crate::membership::{GenesisPool, OpBody};
+use crate::wire::control::{Control, Endpoints, Hello, Introduction, Proof, ProofEnd, VERSION};
+use crate::wire::control::{Ping, Secret};
+use crate::wire::stun::{CheckKey, CheckRequest, TransactionId};
+
+const UNIX: UnixTime = UnixTime(1_800_000_000);
+
+/// An admin's device, and the members it admitted.
+struct Stage {
+    mesh: Mesh,
+    now: Instant,
+    sent: Vec<event::Transmit>,
+}
+
+/// The keys of a member.
+struct Villain {
+    id: IdSecret,
+    wg: WgSecret,
+}
+
+fn villain(n: u8) -> Villain {
+    Villain { id: IdSecret::from_seed([n; 32]), wg: WgSecret::from_bytes([n; 32]) }
+}
+
+impl Stage {
+    fn new() -> Self {
+        let now = Instant::now();
+        let settings = Settings {
+            listen_port: 41_641,
+            interface: "ginnel0".to_owned(),
+            mtu: MTU,
+            dht: false,
+            lan: false,
+            port_mapping: false,
+        };
+        let found = Found {
+            network: "home".parse().unwrap(),
+            device: "admin".parse().unwrap(),
+            pool: GenesisPool::Default,
+            invite: false,
+            request: RequestId(0),
+        };
+        let mesh = Mesh::found(found, settings, [7; 32], Wall::new(UNIX, now), now).unwrap();
+        let mut stage = Self { mesh, now, sent: Vec::new() };
+        stage.drain();
+        stage
+    }
+
+    /// Every write succeeds at once.
+    fn drain(&mut self) {
+        while let Some(output) = self.mesh.poll_output() {
+            match output {
+                Output::Persist(_, Some(ticket)) => {
+                    self.mesh.handle_input(Input::Persisted(ticket, Ok(())), self.now).unwrap();
+                }
+                Output::Transmit(transmit) => self.sent.push(transmit),
+                _ => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, villain: &Villain, name: &str) {
+        let network = self.mesh.network();
+        let certificate = Certificate {
+            id: villain.id.public(),
+            wg: villain.wg.public(),
+            name: name.parse().unwrap(),
+            ipv4: None,
+            groups: Vec::new(),
+            routes: Vec::new(),
+            flags: Flags { relay: false, exit: false, sponsor: false },
+            not_before: UNIX,
+            not_after: UnixTime(UNIX.0 + 86_400),
+            invite: None,
+            bind_sig: op::bind(&villain.id, &villain.wg.public(), &network),
+        };
+        let grant = OpBody::Grant(Box::new(certificate));
+        self.mesh.act(grant, Then::Switched { request: RequestId(1) }, self.now).unwrap();
+        self.drain();
+        assert!(self.mesh.ledger.roster().get(&villain.id.public()).is_some());
+    }
+
+    fn say(&mut self, key: PeerKey, message: &Control) -> Result<(), InputError> {
+        let bytes = message.encode().unwrap();
+        let upcall = Upcall::Control { slot: SlotIndex(key.0), bytes };
+        let result = self.mesh.handle_input(Input::Upcall(upcall), self.now);
+        self.drain();
+        result
+    }
+
+    /// The member is connected, as far as the mesh can tell, and proved itself.
+    fn proven(&mut self, villain: &Villain) -> PeerKey {
+        let key = self.mesh.bring_member(&villain.id.public(), self.now).unwrap();
+        let mut greeting = Greeting::default();
+        greeting.hear([1; 16]);
+        greeting.speak([2; 16], self.now);
+        self.mesh.peers.touch(key).unwrap().greeting = greeting;
+        let them = ProofEnd { nonce: [1; 16], wg: villain.wg.public() };
+        let us = ProofEnd { nonce: [2; 16], wg: self.mesh.me.identity.wg.public() };
+        let proof = Proof::sign(&villain.id, &self.mesh.network(), &them, &us);
+        self.say(key, &Control::Proof(proof)).unwrap();
+        assert!(self.mesh.peers.get(key).unwrap().greeting.is_proven());
+        key
+    }
+}
+
+#[test]
+fn a_member_cannot_give_the_network_a_secret_of_its_own() {
+    let (mut stage, mallory) = (Stage::new(), villain(3));
+    stage.admit(&mallory, "mallory");
+    let key = stage.proven(&mallory);
+    for generation in [0, 1, u32::MAX] {
+        let forged = NetworkSecret::new(generation, [0x66; 32]);
+        stage.say(key, &Control::Secret(Secret::from(&forged))).unwrap();
+        assert_ne!(stage.mesh.me.secret.as_ref().unwrap().key(), &[0x66; 32], "{generation}");
+    }
+    // The one that an admin's Revoke names is taken.
+    let next = NetworkSecret::new(1, [0x77; 32]);
+    let revoke = OpBody::Revoke {
+        device: villain(9).id.public(),
+        reason: String::new(),
+        knet_generation: 1,
+        knet_hash: crate::identity::hash(next.key()),
+    };
+    stage.mesh.act(revoke, Then::Revoked { request: RequestId(2) }, stage.now).unwrap();
+    stage.drain();
+    stage.say(key, &Control::Secret(Secret::from(&next))).unwrap();
+    assert_eq!(stage.mesh.me.secret.as_ref().unwrap().key(), &[0x77; 32]);
+}
+
+#[test]
+fn a_replayed_check_does_not_use_up_the_answers_of_the_others() {
+    let (mut stage, mallory, alice) = (Stage::new(), villain(3), villain(4));
+    stage.admit(&mallory, "mallory");
+    stage.admit(&alice, "alice");
+    let ours = stage.mesh.me.identity.wg.public();
+    let check = |villain: &Villain, n: u8| {
+        let key = CheckKey::derive(&villain.wg, &ours).unwrap();
+        let transaction = TransactionId::new([n; 12]);
+        CheckRequest { transaction, tag: key.tag(UNIX.0) }.encode(&key)
+    };
+    let replay = check(&mallory, 1);
+    for n in 0..1000u16 {
+        let from = std::net::SocketAddr::from(([203, 0, 113, 9], 1000 + n));
+        let upcall = Upcall::Datagram { from, bytes: replay.clone() };
+        let _ = stage.mesh.handle_input(Input::Upcall(upcall), stage.now);
+    }
+    let from = "198.51.100.4:41641".parse().unwrap();
+    let upcall = Upcall::Datagram { from, bytes: check(&alice, 2) };
+    assert_eq!(stage.mesh.handle_input(Input::Upcall(upcall), stage.now), Ok(()));
+    stage.drain();
+    assert!(stage.sent.iter().any(|sent| sent.to == from), "alice was not answered");
+}
+
+#[test]
+fn what_cannot_prove_itself_is_heard_fifty_times_a_second() {
+    let (mut stage, mallory) = (Stage::new(), villain(3));
+    stage.admit(&mallory, "mallory");
+    let key = stage.mesh.bring_member(&mallory.id.public(), stage.now).unwrap();
+    let hello = |n: u16| {
+        let mut nonce = [0; 16];
+        nonce[..2].copy_from_slice(&n.to_be_bytes());
+        let (id, cert) = (mallory.id.public(), crate::membership::OpId::NONE);
+        let hello = Hello { version: VERSION, id, cert, digest: [0; 8], knet_generation: 0, nonce };
+        Control::Hello(hello)
+    };
+    let heard = (0..1000).filter(|n| stage.say(key, &hello(*n)).is_ok()).count();
+    assert_eq!(heard, 50, "each costs two signatures");
+}
+
+#[test]
+fn greeting_again_buys_no_further_messages() {
+    let (mut stage, mallory) = (Stage::new(), villain(3));
+    stage.admit(&mallory, "mallory");
+    let mut heard = 0;
+    for _ in 0..20 {
+        let key = stage.proven(&mallory);
+        let ping = Control::Ping(Ping { token: 1, padding: Vec::new() });
+        heard += (0..100).filter(|_| stage.say(key, &ping).is_ok()).count();
+    }
+    assert_eq!(heard, 50);
+}
+
+#[test]
+fn one_member_cannot_have_any_number_of_others_looked_for() {
+    let (mut stage, mallory) = (Stage::new(), villain(3));
+    stage.admit(&mallory, "mallory");
+    let others: Vec<_> = (10..110).map(villain).collect();
+    for (n, other) in others.iter().enumerate() {
+        stage.admit(other, &format!("d{n}"));
+    }
+    let key = stage.proven(&mallory);
+    let before = stage.mesh.peers.iter().count();
+    stage.mesh.outputs.clear();
+    for other in &others {
+        let endpoints = vec!["192.0.2.1:53".parse().unwrap()];
+        let at = Endpoints { seq: 1, endpoints, nat: 0 };
+        let introduction = Introduction { device: other.id.public(), at };
+        let _ = stage.say(key, &Control::Introduced(introduction));
+    }
+    assert!(stage.mesh.peers.iter().count() - before <= 32);
+}
+
+#[test]
+fn a_full_table_of_peers_still_lets_a_member_in() {
+    let (mut stage, alice) = (Stage::new(), villain(4));
+    stage.admit(&alice, "alice");
+    let key = stage.mesh.bring_member(&alice.id.public(), stage.now).unwrap();
+    stage.mesh.drop_peer(key, stage.now);
+    for n in 0..peers::MAX_PEERS as u32 {
+        let mut seed = [9; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        let remote = WgSecret::from_bytes(seed).public();
+        let caller = tags::Caller { who: Who::Guest(InviteId([0; 16])), remote };
+        stage.mesh.allow(caller);
+        assert!(stage.mesh.bring(caller, stage.now).is_some());
+    }
+    assert!(stage.mesh.bring_member(&alice.id.public(), stage.now).is_some());
+}
