@@ -6,7 +6,8 @@ use super::offer::Parts;
 use crate::api;
 use crate::identity::{DeviceId, WgPublicKey};
 use crate::mesh::key::PeerKey;
-use crate::wire::control::Nonce;
+use crate::mesh::rate::Bucket;
+use crate::wire::control::{Nonce, Reply};
 
 /// The first pause before a request is repeated; two round trips of a slow path. Doubled each time.
 const REPEAT: Duration = Duration::from_millis(500);
@@ -24,6 +25,10 @@ const REPEATS_PATIENT: u32 = 8;
 /// How long the handshake of the new key may take: three of WireGuard's retransmissions.
 const SWITCH_TIME: Duration = Duration::from_secs(15);
 
+/// Answers of 16 KiB, 14 messages, that are asked for in a second, and at once: below the 50 messages
+/// a second that a peer may send.
+const EXCERPTS: u32 = 3;
+
 /// The conversation with one sponsor.
 pub struct Attempt {
     /// Its WireGuard key.
@@ -34,8 +39,13 @@ pub struct Attempt {
     pub parts: Parts,
     /// Why it does not go on, where the sponsor said so and may yet do better.
     pub complaint: Option<api::Error>,
+    /// How many ops of the sponsor are here, from the first without a hole.
+    pub have: u64,
+    /// How often the sponsor told all it has; each time the next is waited for longer.
+    passes: u32,
     repeats: u32,
     due: Instant,
+    pace: Bucket,
 }
 
 /// Where the conversation with a sponsor stands.
@@ -63,7 +73,7 @@ pub enum Step {
         /// The tunnel of the new key.
         peer: PeerKey,
     },
-    /// Granted; ops and K_net are awaited, and asked for by proving again.
+    /// Granted; `JoinProve` goes on, for the ops.
     Granted {
         /// The tunnel of the new key.
         peer: PeerKey,
@@ -74,7 +84,19 @@ impl Attempt {
     /// Waits for its turn.
     pub fn new(sponsor: WgPublicKey, now: Instant) -> Self {
         let parts = Parts::default();
-        Self { sponsor, step: Step::Queued, parts, complaint: None, repeats: 0, due: now }
+        let pace = Bucket::new(EXCERPTS, Duration::from_secs(1), EXCERPTS);
+        let step = Step::Queued;
+        Self {
+            sponsor,
+            step,
+            parts,
+            complaint: None,
+            have: 0,
+            passes: 0,
+            repeats: 0,
+            due: now,
+            pace,
+        }
     }
 
     /// Goes on to the next step; its request is to be sent.
@@ -95,11 +117,31 @@ impl Attempt {
         self.repeats += 1;
         let limit = match self.step {
             Step::Switch { .. } => 1,
-            Step::Prove { .. } | Step::Granted { .. } => REPEATS_PATIENT,
+            Step::Prove { .. } => REPEATS_PATIENT,
+            Step::Granted { .. } => u32::MAX,
             _ if alone => REPEATS_PATIENT,
             Step::Queued | Step::Hello | Step::Request { .. } => REPEATS,
         };
         self.repeats < limit
+    }
+
+    /// Ops came in the sponsor's order. At the end of an answer the next is asked for as soon as the
+    /// pace allows; after the last, what is still missing was lost, and all is asked for anew.
+    pub fn took(&mut self, ops: usize, reply: &Reply, now: Instant) {
+        let first = reply.next.saturating_sub(ops as u64);
+        if first <= self.have && self.have < reply.next {
+            self.have = reply.next;
+            self.repeats = self.passes;
+        }
+        if reply.left == 0 && reply.end {
+            self.have = 0;
+            self.passes = self.passes.saturating_add(1);
+            self.repeats = self.passes;
+            self.sent(now);
+        } else if reply.left == 0 && reply.next == self.have {
+            self.due = self.pace.ready_at(1, now);
+            self.pace.take(1, self.due);
+        }
     }
 
     /// The tunnel of the new key, once it stands.

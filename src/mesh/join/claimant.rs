@@ -39,10 +39,9 @@ impl Claimant {
                 };
                 Some((guest, Control::JoinRequest(Box::new(self.request(&scene)))))
             }
-            // A sponsor repeats to a member whatever it tells a device that it admits.
             Step::Prove { peer, .. } | Step::Granted { peer } => {
-                let id = self.keys.id.public();
-                Some((peer, Control::JoinProve(JoinProve { invite, id })))
+                let (id, have) = (self.keys.id.public(), attempt.have);
+                Some((peer, Control::JoinProve(JoinProve { invite, id, have })))
             }
             Step::Queued | Step::Switch { .. } => None,
         }
