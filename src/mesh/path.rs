@@ -46,10 +46,9 @@
 //! primary is repeated after half a patience, a whole one, then each second. When one patience is
 //! over, all other addresses are asked too, and one that answers takes over: a single lost packet
 //! does nothing, a dead path costs well under a second if there is another. After [`DEAD_AFTER`]
-//! without any answer the path is
-//! [`PathEvent::Lost`] and finding starts again. A peer that reappears from a new address (its NAT
-//! forgot it, or its router's address changed) makes us check both the new path and the primary,
-//! which decides the same way.
+//! without any answer the path is [`PathEvent::Lost`] and finding starts again. A peer that
+//! reappears from a new address (its NAT forgot it, or its router's address changed) makes us check
+//! both the new path and the primary, which decides the same way.
 //!
 //! # Time
 //!
