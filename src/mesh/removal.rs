@@ -27,6 +27,7 @@ impl Mesh {
         for (_, device) in removed {
             if !self.told_removed.contains(&device)
                 && let Some(remote) = self.last_key(&device)
+                && self.ledger.roster().by_wg(&remote).is_none()
             {
                 callers.push(Caller { who: Who::Removed(device), remote });
             }
@@ -90,7 +91,9 @@ impl Mesh {
     /// The WireGuard key of the last certificate of a device.
     fn last_key(&self, device: &DeviceId) -> Option<crate::identity::WgPublicKey> {
         let grants = self.ledger.logs().iter().filter_map(|op| match &op.op().body {
-            OpBody::Grant(certificate) if certificate.id == *device => {
+            OpBody::Grant(certificate)
+                if certificate.id == *device && self.ledger.roster().is_effective(&op.id()) =>
+            {
                 Some((certificate.not_after, certificate.wg))
             }
             _ => None,
