@@ -96,6 +96,7 @@ impl Mesh {
             self.send_last_word(&member.id, now);
             self.forbid(&Caller { who: Who::Member(member.id), remote: member.wg }, now);
             self.directory.forget(&member.id, now);
+            self.reach.forget_observer(&member.id, now);
         }
         for device in changes.altered.iter().filter(|device| **device != this) {
             // The slot holds the device's old addresses or key.
@@ -116,7 +117,7 @@ impl Mesh {
 
     fn allow_members(&mut self, now: Instant) {
         let this = self.me.identity.id.public();
-        let members: Vec<_> = self
+        let members: BTreeSet<_> = self
             .ledger
             .roster()
             .members()
