@@ -9,6 +9,7 @@ mod clock;
 mod dht;
 mod net;
 mod node;
+mod packets;
 mod random;
 mod scenarios;
 mod world;
