@@ -63,8 +63,6 @@ pub struct World {
     pub nodes: Vec<Node>,
     rng: StdRng,
     stun: HostId,
-    /// Datagrams sent.
-    pub sent: u64,
     /// Watches that what must hold does.
     pub checks: Checks,
 }
@@ -89,7 +87,6 @@ impl World {
             nodes: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
             stun,
-            sent: 0,
             checks: Checks::new(seed),
         }
     }
@@ -387,7 +384,6 @@ impl World {
     }
 
     fn transmit(&mut self, from: (HostId, u16), to: SocketAddr, bytes: Vec<u8>) {
-        self.sent += 1;
         let arrivals = self.net.send(from, to, bytes.len(), self.elapsed, &mut self.rng);
         for arrival in arrivals {
             let (host, from, to) = (arrival.host, arrival.from, arrival.to);
