@@ -348,11 +348,6 @@ impl PathAgent {
         self.routes.iter().map(|(address, route)| (*address, route.rtt()))
     }
 
-    /// When any check was last answered.
-    pub fn last_answer(&self) -> Option<Instant> {
-        self.routes.values().filter_map(Route::answered_at).max()
-    }
-
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()

@@ -96,6 +96,7 @@ impl Mesh {
             self.send_last_word(&member.id, now);
             self.forbid(&Caller { who: Who::Member(member.id), remote: member.wg }, now);
             self.directory.forget(&member.id, now);
+            self.reach.forget_observer(&member.id, now);
         }
         for device in changes.altered.iter().filter(|device| **device != this) {
             // The slot holds the device's old addresses or key.

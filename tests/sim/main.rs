@@ -9,7 +9,7 @@ mod clock;
 mod dht;
 mod net;
 mod node;
-mod packet;
+mod packets;
 mod random;
 mod scenarios;
 mod world;

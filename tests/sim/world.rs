@@ -9,6 +9,7 @@ use ginnel::membership::{GenesisPool, UnixTime};
 use ginnel::mesh::event::{DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId};
 use ginnel::mesh::wall::Wall;
 use ginnel::mesh::{Found, Mesh};
+use ginnel::wire::classify::classify;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -17,7 +18,7 @@ use crate::clock::{EPOCH, VirtualTime};
 use crate::dht::{Dht, Manners};
 use crate::net::{HostId, Net, SiteId, Weather};
 use crate::node::{Effect, Node, PORT, settings};
-use crate::packet::{binding_success, udp6};
+use crate::packets::{binding_success, udp6};
 
 /// Number of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,8 +63,6 @@ pub struct World {
     pub nodes: Vec<Node>,
     rng: StdRng,
     stun: HostId,
-    /// Datagrams sent.
-    pub sent: u64,
     /// Watches that what must hold does.
     pub checks: Checks,
 }
@@ -88,7 +87,6 @@ impl World {
             nodes: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
             stun,
-            sent: 0,
             checks: Checks::new(seed),
         }
     }
@@ -365,8 +363,17 @@ impl World {
 
     /// With `SIM_TRACE` set, shows what each device does and when.
     fn trace(&self, device: DeviceNo, effect: &Effect) {
-        if std::env::var_os("SIM_TRACE").is_some() {
-            println!("{:9.3} {device:?} {effect}", self.elapsed.as_secs_f64());
+        if std::env::var_os("SIM_TRACE").is_none() {
+            return;
+        }
+        let at = self.elapsed.as_secs_f64();
+        match effect {
+            Effect::Send(to, bytes) => {
+                println!("{at:9.3} {device:?} -> {to} {:?} {} B", classify(bytes), bytes.len());
+            }
+            Effect::Beacon(_) => println!("{at:9.3} {device:?} beacon"),
+            Effect::Publish(item) => println!("{at:9.3} {device:?} publish {:?}", item.key),
+            Effect::Lookup(key) => println!("{at:9.3} {device:?} lookup {key:?}"),
         }
     }
 
@@ -377,7 +384,6 @@ impl World {
     }
 
     fn transmit(&mut self, from: (HostId, u16), to: SocketAddr, bytes: Vec<u8>) {
-        self.sent += 1;
         let arrivals = self.net.send(from, to, bytes.len(), self.elapsed, &mut self.rng);
         for arrival in arrivals {
             let (host, from, to) = (arrival.host, arrival.from, arrival.to);
