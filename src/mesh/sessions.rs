@@ -44,6 +44,8 @@ impl Mesh {
             }
             Upcall::Awake { slot } => {
                 self.handle_tunnel_timeout(PeerKey(slot.0), now);
+                // User data began after a pause: its path is watched closely from now on.
+                self.handle_peer_due(PeerKey(slot.0), now);
                 Ok(())
             }
             Upcall::Roamed { slot, from } => {

@@ -167,7 +167,7 @@ impl Mesh {
     }
 
     /// Looks after one peer: its handshake, how closely its path is watched, whether it may go.
-    fn handle_peer_due(&mut self, key: PeerKey, now: Instant) {
+    pub(super) fn handle_peer_due(&mut self, key: PeerKey, now: Instant) {
         let Some(peer) = self.peers.touch(key) else { return };
         if peer.handshake_at.is_some_and(|at| at <= now) {
             self.shake_hands(key, now);

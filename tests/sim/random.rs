@@ -21,8 +21,8 @@ use crate::world::{DeviceNo, World};
 const FAIR_FOR: Duration = Duration::from_secs(180);
 
 /// A path that died just now is noticed, given up and replaced within this time, where user data
-/// has only begun to flow: 5 s until the peer is looked at, 1 + 3 s until it is given up.
-const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+/// has only begun to flow: up to 5 s until the peer is looked at, 1 + 3 s until the path is given up.
+const NOTICED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 20;
