@@ -144,6 +144,8 @@ impl Mesh {
         self.directory.accept(device, endpoints, Source::Gossip, now);
         if let Some(peer) = self.peers.touch(key) {
             endpoints.iter().for_each(|at| peer.path.add_remote(*at, now));
+            // Whoever asks for us has lost us, even where our own path seems to stand.
+            peer.path.restart(now);
         }
     }
 
