@@ -37,9 +37,14 @@ fn run_dht_node(args: DhtArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// What libraries call an error or a warning and is none: sessions that end by themselves, and
+/// answers of the kernel that nobody waits for.
+const QUIET: &str = "boringtun::noise::timers=off,netlink_proto=error";
+
 /// Logs to stderr; journald stamps its lines itself.
 fn start_log(filter: &LogFilter) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(filter.as_str()).context("the log filter")?;
+    let filter = format!("{QUIET},{}", filter.as_str());
+    let filter = EnvFilter::builder().parse(filter).context("the log filter")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -22,14 +22,12 @@ const TRIES_PER_HOST: u32 = 16;
 /// /20 get fewer than [`TRIES_PER_HOST`], and those are full with thousands of members only.
 const MAX_TRIES: u32 = 65_536;
 
-/// Prefixes that no pool may touch: this network, shared (RFC 6598), loopback, link-local,
-/// multicast and reserved.
-const RESERVED: [(Ipv4Addr, u8); 5] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(224, 0, 0, 0), 3),
+/// Where a pool may lie: private space (RFC 1918). A pool elsewhere would take a part of the
+/// Internet away from whoever joins.
+const PRIVATE: [(Ipv4Addr, u8); 3] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
 ];
 
 /// The IPv6 prefix length of a network.
@@ -91,11 +89,9 @@ pub enum PoolError {
     /// Bits are set to the right of the prefix.
     #[error("an IPv4 pool has no bits set after its prefix")]
     HostBits,
-    /// Loopback, multicast, link-local, shared (100.64/10) or reserved space.
-    #[error(
-        "an IPv4 pool must not hold loopback, link-local, multicast, reserved or 100.64.0.0/10 addresses"
-    )]
-    Reserved,
+    /// Not inside private space (RFC 1918).
+    #[error("an IPv4 pool lies in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16")]
+    NotPrivate,
 }
 
 impl Ipv4Pool {
@@ -108,8 +104,10 @@ impl Ipv4Pool {
         if base.to_bits() & pool.host_mask() != 0 {
             return Err(PoolError::HostBits);
         }
-        if RESERVED.iter().any(|(base, len)| pool.overlaps(*base, *len)) {
-            return Err(PoolError::Reserved);
+        let inside =
+            |(base, len): &(Ipv4Addr, u8)| prefix_len >= *len && pool.overlaps(*base, *len);
+        if !PRIVATE.iter().any(inside) {
+            return Err(PoolError::NotPrivate);
         }
         Ok(pool)
     }
@@ -248,15 +246,15 @@ mod tests {
             ("10.0.0.0/7", PoolError::PrefixLength),
             ("10.71.0.0/29", PoolError::PrefixLength),
             ("10.71.0.1/16", PoolError::HostBits),
-            ("0.0.0.0/8", PoolError::Reserved),
-            ("100.64.0.0/16", PoolError::Reserved),
-            ("100.127.0.0/16", PoolError::Reserved),
-            ("100.0.0.0/8", PoolError::Reserved),
-            ("127.1.0.0/16", PoolError::Reserved),
-            ("169.254.0.0/24", PoolError::Reserved),
-            ("169.0.0.0/8", PoolError::Reserved),
-            ("224.0.0.0/8", PoolError::Reserved),
-            ("255.0.0.0/8", PoolError::Reserved),
+            ("0.0.0.0/8", PoolError::NotPrivate),
+            ("100.64.0.0/16", PoolError::NotPrivate),
+            ("100.127.0.0/16", PoolError::NotPrivate),
+            ("100.0.0.0/8", PoolError::NotPrivate),
+            ("127.1.0.0/16", PoolError::NotPrivate),
+            ("169.254.0.0/24", PoolError::NotPrivate),
+            ("169.0.0.0/8", PoolError::NotPrivate),
+            ("224.0.0.0/8", PoolError::NotPrivate),
+            ("255.0.0.0/8", PoolError::NotPrivate),
         ] {
             assert_eq!(text.parse::<Ipv4Pool>(), Err(error), "{text}");
         }

@@ -5,7 +5,7 @@
 //! 10-byte `virtio_net_hdr`; where the kernel or a container refuses that, or the user said
 //! `--no-offload`, **tun-tap** opens the plain device, one packet a `read`. Both crates only open
 //! and set up: afterwards a [`TunQueue`] is a file descriptor that we read and write ourselves,
-//! because both crates would copy (PERFORMANCE: one allocation a packet) on top of the system call.
+//! because both crates would copy (one allocation a packet) on top of the system call.
 //!
 //! The device is not persistent: it vanishes with its last descriptor, however the process ends.
 //! That is also why a name that exists is an error and never adopted. With one queue

@@ -1,4 +1,4 @@
-//! From logs to roster, rule by rule (PROTOCOL.md's R1–R7, R9 and R10).
+//! From logs to roster, rule by rule (R1–R7, R9 and R10).
 //!
 //! * **R1** Root's ops count up to its first fork; a fork is an alarm for ever.
 //! * **R2** An admin's ops count up to its first fork; where root cut it, only the ancestors of the

@@ -12,7 +12,7 @@ use super::peer::Peer;
 use super::*;
 use crate::forward::{Carries, PeerSlot};
 
-/// How long user data waits at most (PROTOCOL, "Sync").
+/// How long user data waits at most.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// How many members must agree where no admin is there.

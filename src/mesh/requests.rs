@@ -18,7 +18,7 @@ use crate::membership::{Author, Invite, Member, OpBody, SignedOp, Verified};
 use crate::wire::control::Goodbye;
 use crate::wire::saved::Intent;
 
-/// The longest life of an invite, in seconds (PROTOCOL: 7 days).
+/// The longest life of an invite, in seconds: 7 days.
 const MAX_INVITE_LIFE: u64 = 7 * 86_400;
 
 /// How long a first invite waits for this device's public addresses, which make a join quick.

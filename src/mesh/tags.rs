@@ -18,7 +18,7 @@ use crate::wire::stun::{CheckKey, CheckTag};
 /// Seconds in which a tag is current.
 const HOUR: u64 = 3600;
 
-/// Checks answered a second, of all peers together (PROTOCOL, "On the wire").
+/// Checks answered a second, of all peers together.
 const ANSWERS: u32 = 200;
 
 /// Somebody who may send checks: who it is, and under which WireGuard key.

@@ -14,7 +14,7 @@ use crate::wire::record::{
     AddressKind, CachedDevice, MAX_CACHED_DEVICES, MAX_ENDPOINTS, acceptable,
 };
 
-/// The most devices that are remembered: a network's bound (PROTOCOL R10).
+/// The most devices that are remembered: a network's bound (rule R10 of the roster).
 const MAX_DEVICES: usize = 10_000;
 
 /// The most endpoints of one device that are handed out: two full lists.

@@ -14,7 +14,7 @@
 //!
 //! The kernels this runs on have no netem, so delay comes from the TUN devices: each WAN
 //! interface is one, and the other ends are all held by [`internet::Internet`]. Two routers are
-//! therefore 25 ms apart one way, as CONNECTIVITY's figures are. Everything else is the kernel's:
+//! therefore 25 ms apart one way. Everything else is the kernel's:
 //! veth, bridges and nft NAT rules, one [`nat::Nat`] a kind of home router.
 //!
 //! | module | holds |

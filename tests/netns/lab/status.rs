@@ -1,4 +1,4 @@
-//! Reading `status --json` by the names of INTERFACE.md.
+//! Reading `status --json` by its stable names.
 
 use std::net::IpAddr;
 
