@@ -3,7 +3,8 @@
 //! A device that was off may hold a roster from before a removal. So it first compares heads with
 //! an admin, or with two members (or with all there are); until then its tunnels carry control
 //! only. When nobody answers within five seconds it goes on with what it knows: a network must not
-//! stand still because the admin sleeps.
+//! stand still because the admin sleeps. For that time an admin signs nothing either: restored from
+//! a backup, its log may be shorter than the one others hold, and would fork.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -187,6 +187,12 @@ impl Mesh {
         if !self.ledger.roster().is_admin(&admin.public()) {
             return refuse(ErrorKind::NotPermitted, "this device is not an admin of the network");
         }
+        if self.me.holding {
+            // Its own log may be older than what others hold: an op signed now could fork it.
+            let text = "this device has only just started and compares its log with another \
+                        member first; try again in a few seconds";
+            return refuse(ErrorKind::Failed, text);
+        }
         if self.writes.is_signing() {
             return refuse(ErrorKind::Failed, "another change is being written; try again");
         }
