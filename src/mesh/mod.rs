@@ -24,6 +24,15 @@
 //! what the parts queued and carries it on, until nothing is queued. Peers are visited only where
 //! something touched them, so that an event costs the same in a network of ten and of a thousand.
 //!
+//! # What happens
+//!
+//! The rest of this folder is `impl Mesh`, one file for each kind of thing that happens: a network
+//! is [founded, taken up or restored](founding); a local client [asks](requests) or
+//! [probes](ping); a peer's [session](sessions) comes and goes, and what it [says](control) is
+//! heard; somebody is [admitted](admission), or this device [joins](joining); a device is
+//! [removed](removal) or [introduced](introductions); after a start user data [waits](freshness);
+//! time passes and the host changes ([`upkeep`]); and [`settle`] carries everything on.
+//!
 //! # Who may change what
 //!
 //! Only `mesh` writes a slot's endpoint and the forwarding table. An act that others will see is
