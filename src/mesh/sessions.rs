@@ -341,7 +341,9 @@ impl Mesh {
         let Some(peer) = self.peers.touch(key) else { return };
         peer.handshake_at = None;
         match peer.who {
-            Who::Member(_) => self.say_hello(key, now),
+            // New keys for an old acquaintance need no introduction; who forgot us says `Hello`.
+            Who::Member(_) if !peer.greeting.is_proven() => self.say_hello(key, now),
+            Who::Member(_) => {}
             Who::Sponsor | Who::Admitter => self.sponsor_connected(key, now),
             Who::Guest(_) | Who::Applicant | Who::Removed(_) => {}
         }

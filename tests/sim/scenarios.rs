@@ -216,3 +216,23 @@ fn a_device_behind_a_symmetric_nat_joins_through_one_that_filters_no_ports() {
         assert!(reaches(&mut world, a, b, 1, Duration::from_secs(2)));
     }
 }
+
+/// Eleven devices are more than eight neighbours and oneself, so that not everybody keeps everybody.
+#[test]
+fn eleven_devices_that_have_met_leave_the_dht_alone() {
+    let mut world = World::new(12, Weather::FAIR);
+    let (a, token) = world.create(None, "a");
+    join(&mut world, None, "b1", &token);
+    for number in 2..11 {
+        let token = invite(&mut world, a);
+        let site = world.net.site(NatKind::PORT_RESTRICTED);
+        join(&mut world, Some(site), &format!("b{number}"), &token);
+    }
+    world.run_for(Duration::from_secs(200));
+    let before = world.dht.operations.lookups;
+    world.run_for(Duration::from_secs(300));
+    let lookups = world.dht.operations.lookups - before;
+
+    // Invites of the last ten minutes are still looked after; nothing else is.
+    assert!(lookups < 40, "{lookups} look-ups of 11 devices in five minutes");
+}
