@@ -149,6 +149,14 @@ impl Peer {
             .map(|(_, packet)| packet)
     }
 
+    /// Whether it is needed and reached, and has no session all the same.
+    pub fn lacks_session(&self, now: Instant) -> bool {
+        self.initiates()
+            && self.need(now) > Need::None
+            && self.path.primary().is_some()
+            && !self.slot.tunnel.lock().has_session()
+    }
+
     /// Whether a session and a path stand.
     pub fn is_connected(&self) -> bool {
         self.path.primary().is_some() && self.slot.tunnel.lock().has_session()

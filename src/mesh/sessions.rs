@@ -16,11 +16,12 @@ use super::*;
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::identity::{DeviceId, WgSecret};
+use crate::wire::classify::receiver_index;
 use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
 
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
 /// several round trips of a slow path, and still unnoticed by a user.
-const FOLLOW_AFTER: Duration = Duration::from_millis(500);
+pub(super) const FOLLOW_AFTER: Duration = Duration::from_millis(500);
 
 /// A handshake that was not answered on a path that was is tried again after this long. WireGuard's
 /// own 5 s would be most of the time a user waits for a join.
@@ -29,9 +30,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a peer that somebody asked for is kept without a sign of use.
 pub(super) const WANTED_FOR: Duration = Duration::from_secs(60);
 
-/// WireGuard message types.
+/// The WireGuard message type of an initiation.
 const INITIATION: u8 = 1;
-const RESPONSE: u8 = 2;
 
 impl Mesh {
     pub(super) fn handle_upcall(&mut self, upcall: Upcall, now: Instant) -> Result<(), InputError> {
@@ -107,7 +107,8 @@ impl Mesh {
             let known = self.peers.of(&caller.who).any(|peer| peer.remote == remote);
             (self.bring(caller, now).ok_or(InputError::TooMany)?, !known)
         } else {
-            (PeerKey(receiver_slot(bytes).ok_or(InputError::Malformed)?), false)
+            let index = receiver_index(bytes).ok_or(InputError::Malformed)?;
+            (PeerKey(SlotIndex::of_receiver(index).0), false)
         };
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         let mut answers = Vec::new();
@@ -347,6 +348,9 @@ impl Mesh {
             Who::Sponsor | Who::Admitter => self.sponsor_connected(key, now),
             Who::Guest(_) | Who::Applicant | Who::Removed(_) => {}
         }
+        if let Some(device) = self.peers.get(key).and_then(Peer::device) {
+            self.directory.unwant(&device, now);
+        }
         self.send_waiting(key, now);
         self.connections_changed(now);
     }
@@ -391,12 +395,4 @@ pub(super) fn allowed_sources(member: &crate::membership::Member) -> Vec<(IpAddr
     let ipv4 = member.ipv4.map(|address| (IpAddr::V4(address), 32));
     let ipv6 = (IpAddr::V6(member.ipv6), 128);
     std::iter::once(ipv6).chain(ipv4).chain(member.routes.iter().copied()).collect()
-}
-
-/// The slot that a handshake response or cookie reply is for: the upper 24 bits of its receiver
-/// index, which follows the sender index in a response and the type in a cookie reply.
-fn receiver_slot(bytes: &[u8]) -> Option<u32> {
-    let at = if bytes.first() == Some(&RESPONSE) { 8 } else { 4 };
-    let index = bytes.get(at..at + 4)?;
-    Some(u32::from_le_bytes(index.try_into().expect("four bytes were taken")) >> 8)
 }

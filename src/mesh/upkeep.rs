@@ -9,6 +9,7 @@ use super::candidate::Surroundings;
 use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
 use super::path::{Demand, Path};
 use super::peer::{Need, Peer, Who};
+use super::sessions::FOLLOW_AFTER;
 use super::tags::Caller;
 use super::*;
 use crate::identity::DeviceId;
@@ -16,9 +17,8 @@ use crate::identity::address::{IPV6_PREFIX_LEN, ipv6_prefix};
 use crate::membership::roster::Standing;
 
 /// Members that are kept connected so that the roster spreads: with eight random neighbours each, a
-/// new op reaches every device of a network of thousands in a handful of steps. Twelve let a network
-/// of up to thirteen devices keep everybody, where nobody drops whom another keeps.
-const NEIGHBOURS: usize = 12;
+/// new op reaches every device of a network of thousands in a handful of steps.
+const NEIGHBOURS: usize = 8;
 
 /// How often a device looks whether it has its neighbours.
 const NEIGHBOURS_EVERY: Duration = Duration::from_secs(30);
@@ -170,6 +170,10 @@ impl Mesh {
     /// Looks after one peer: its handshake, how closely its path is watched, whether it may go.
     pub(super) fn handle_peer_due(&mut self, key: PeerKey, now: Instant) {
         let Some(peer) = self.peers.touch(key) else { return };
+        if peer.handshake_at.is_none() && peer.lacks_session(now) {
+            // Keys end after three minutes without data; a peer that is needed has some.
+            peer.handshake_at = Some(if peer.leads { now } else { now + FOLLOW_AFTER });
+        }
         if peer.handshake_at.is_some_and(|at| at <= now) {
             self.shake_hands(key, now);
         }
