@@ -83,7 +83,8 @@ impl Dht {
     fn store(&mut self, item: SignedItem, now: Duration) -> Result<u32, PublishError> {
         assert!(item.verify(), "a node of the DHT would refuse the signature");
         assert!(item.value.len() <= 1000, "a node of the DHT would refuse the length");
-        if let Some((_, stored)) = self.items.get(&item.key) {
+        let kept = |(stored, _): &&(Duration, _)| now.saturating_sub(*stored) < MEMORY;
+        if let Some((_, stored)) = self.items.get(&item.key).filter(kept) {
             if item.cas.is_some_and(|cas| cas != stored.seq) {
                 return Err(PublishError::CasFailed);
             }
@@ -104,11 +105,11 @@ impl Dht {
         rng: &mut StdRng,
     ) -> Vec<(Duration, DhtInput)> {
         self.operations.lookups += 1;
-        self.items.retain(|_, (stored, _)| now.saturating_sub(*stored) < MEMORY);
         if cut || self.fails(rng) {
             return vec![(TIME_OUT, DhtInput::LookupDone(key))];
         }
-        let found = self.items.get(&key).map(|(_, item)| item.clone());
+        let kept = |(stored, _): &&(Duration, _)| now.saturating_sub(*stored) < MEMORY;
+        let found = self.items.get(&key).filter(kept).map(|(_, item)| item.clone());
         let value = found.map(|item| (self.manners.first, DhtInput::Value(item)));
         let done = (self.manners.complete, DhtInput::LookupDone(key));
         value.into_iter().chain([done]).collect()

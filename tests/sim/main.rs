@@ -4,12 +4,15 @@
 //! network, the DHT, the disks and the clocks are simulated. A scenario is a few lines: see
 //! `scenarios.rs`.
 
+mod budgets;
 mod check;
 mod clock;
+mod crowd;
 mod dht;
 mod net;
 mod node;
 mod packets;
 mod random;
 mod scenarios;
+mod tally;
 mod world;

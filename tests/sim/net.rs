@@ -1,6 +1,6 @@
 //! The simulated network: hosts behind NATs (RFC 4787) on an Internet with delay and loss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ struct Host {
 struct Site {
     public: Ipv4Addr,
     nat: NatKind,
+    hosts: BTreeSet<HostId>,
     mappings: Vec<NatMapping>,
 }
 
@@ -130,6 +131,10 @@ pub struct Arrival {
 pub struct Net {
     hosts: Vec<Host>,
     sites: Vec<Site>,
+    /// Who has an address, by where it is seen: in a site, or on the Internet.
+    holders: HashMap<(Option<SiteId>, Ipv4Addr), HostId>,
+    /// The NAT that has a public address.
+    routers: HashMap<Ipv4Addr, SiteId>,
     cut: BTreeMap<HostId, Duration>,
     /// Delay, loss, duplication.
     pub weather: Weather,
@@ -138,28 +143,53 @@ pub struct Net {
 impl Net {
     /// An empty Internet.
     pub fn new(weather: Weather) -> Self {
-        Self { hosts: Vec::new(), sites: Vec::new(), cut: BTreeMap::new(), weather }
+        Self {
+            hosts: Vec::new(),
+            sites: Vec::new(),
+            holders: HashMap::new(),
+            routers: HashMap::new(),
+            cut: BTreeMap::new(),
+            weather,
+        }
     }
 
     /// A local network behind a NAT.
     pub fn site(&mut self, nat: NatKind) -> SiteId {
         let number = self.sites.len() as u32;
         let public = Ipv4Addr::from_bits(0x0b00_0100 + number);
-        self.sites.push(Site { public, nat, mappings: Vec::new() });
-        SiteId(self.sites.len() - 1)
+        let id = SiteId(self.sites.len());
+        self.sites.push(Site { public, nat, hosts: BTreeSet::new(), mappings: Vec::new() });
+        self.routers.insert(public, id);
+        id
     }
 
     /// A host in a site, or with a public address.
     pub fn host(&mut self, site: Option<SiteId>) -> HostId {
-        let number = self.hosts.len() as u32;
-        let address = match site {
-            Some(SiteId(site)) => {
-                Ipv4Addr::from_bits(0xc0a8_0000 + ((site as u32 % 250) << 8) + 2 + number % 250)
-            }
-            None => Ipv4Addr::from_bits(0x0c00_0001 + number),
-        };
+        let host = HostId(self.hosts.len());
+        let address = self.free_address(host, site);
         self.hosts.push(Host { address, site });
-        HostId(self.hosts.len() - 1)
+        self.settle_in(host);
+        host
+    }
+
+    /// An address that nobody else has where the host will be.
+    fn free_address(&self, HostId(host): HostId, site: Option<SiteId>) -> Ipv4Addr {
+        let Some(SiteId(number)) = site else {
+            return Ipv4Addr::from_bits(0x0c00_0001 + host as u32);
+        };
+        let link = 0xc0a8_0000 + ((number as u32 % 250) << 8);
+        let all = (0..250).map(|step| link + 2 + (host as u32 + step) % 250);
+        let mut all = all.map(Ipv4Addr::from_bits);
+        let free = all.find(|address| !self.holders.contains_key(&(site, *address)));
+        free.expect("a site has room for 250 hosts")
+    }
+
+    fn settle_in(&mut self, host: HostId) {
+        let Host { address, site } = self.hosts[host.0];
+        self.holders.insert((site, address), host);
+        if let Some(site) = site {
+            self.sites[site.0].hosts.insert(host);
+        }
     }
 
     /// The host's own address.
@@ -170,27 +200,28 @@ impl Net {
     /// Hosts of the same site, for multicast.
     pub fn neighbours(&self, host: HostId) -> Vec<HostId> {
         let Some(site) = self.hosts[host.0].site else { return Vec::new() };
-        let same = |other: &usize| *other != host.0 && self.hosts[*other].site == Some(site);
-        (0..self.hosts.len()).filter(same).map(HostId).collect()
+        self.sites[site.0].hosts.iter().copied().filter(|other| *other != host).collect()
     }
 
     /// The site's public address becomes another one, and its mappings are gone.
-    pub fn renumber(&mut self, site: SiteId) {
-        let site = &mut self.sites[site.0];
+    pub fn renumber(&mut self, id: SiteId) {
+        let site = &mut self.sites[id.0];
+        self.routers.remove(&site.public);
         site.public = Ipv4Addr::from_bits(site.public.to_bits() + 0x0001_0000);
         site.mappings.clear();
+        self.routers.insert(site.public, id);
     }
 
     /// The host moves to another site (or the open Internet) and gets another address.
     pub fn move_host(&mut self, host: HostId, site: Option<SiteId>) {
-        let number = host.0 as u32;
-        self.hosts[host.0].site = site;
-        self.hosts[host.0].address = match site {
-            Some(SiteId(site)) => {
-                Ipv4Addr::from_bits(0xc0a8_0000 + ((site as u32 % 250) << 8) + 2 + number % 250)
-            }
-            None => Ipv4Addr::from_bits(0x0c00_0001 + number),
-        };
+        let Host { address, site: before } = self.hosts[host.0];
+        self.holders.remove(&(before, address));
+        if let Some(before) = before {
+            self.sites[before.0].hosts.remove(&host);
+        }
+        let address = self.free_address(host, site);
+        self.hosts[host.0] = Host { address, site };
+        self.settle_in(host);
     }
 
     /// Nothing reaches or leaves the host until `until`.
@@ -256,8 +287,8 @@ impl Net {
     }
 
     fn find_inside(&self, site: SiteId, address: IpAddr) -> Option<HostId> {
-        let same = |host: &Host| host.site == Some(site) && IpAddr::V4(host.address) == address;
-        self.hosts.iter().position(same).map(HostId)
+        let IpAddr::V4(address) = address else { return None };
+        self.holders.get(&(Some(site), address)).copied()
     }
 
     fn find_outside(
@@ -266,13 +297,13 @@ impl Net {
         from: SocketAddr,
         now: Duration,
     ) -> Option<(HostId, SocketAddr)> {
-        let open = |host: &Host| host.site.is_none() && IpAddr::V4(host.address) == to.ip();
-        if let Some(host) = self.hosts.iter().position(open) {
-            return Some((HostId(host), to));
+        let IpAddr::V4(address) = to.ip() else { return None };
+        if let Some(host) = self.holders.get(&(None, address)) {
+            return Some((*host, to));
         }
-        let site = self.sites.iter().position(|site| IpAddr::V4(site.public) == to.ip())?;
-        let inside = self.sites[site].translate_in(to.port(), from, now)?;
-        Some((self.find_inside(SiteId(site), inside.ip())?, inside))
+        let site = *self.routers.get(&address)?;
+        let inside = self.sites[site.0].translate_in(to.port(), from, now)?;
+        Some((self.find_inside(site, inside.ip())?, inside))
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Node {
 #[derive(Debug, Default, Clone)]
 pub struct Disk {
     /// The files, by kind; ops are appended.
-    pub files: Vec<Persist>,
+    pub files: Vec<Arc<Persist>>,
     /// Whether writes fail.
     pub full: bool,
 }
@@ -61,49 +61,55 @@ pub struct Disk {
 impl Disk {
     /// What a restart reads: the newest of each file, and all ops.
     pub fn saved(&self) -> Saved {
-        let newest = |wanted: fn(&Persist) -> Option<&[u8]>| {
-            self.files.iter().rev().find_map(wanted).map(<[u8]>::to_vec)
-        };
-        let identity = newest(|file| match file {
-            Persist::Identity(bytes) => Some(bytes),
-            _ => None,
-        });
-        let genesis = newest(|file| match file {
+        let genesis = self.newest(|file| match file {
             Persist::Genesis(bytes) => Some(bytes),
             _ => None,
         });
-        let root = newest(|file| match file {
+        let genesis = genesis.map(|bytes| Genesis::decode(bytes).expect("a true genesis"));
+        self.saved_with(genesis.map(|genesis| (self.logs(&genesis), genesis)).map(|(l, g)| (g, l)))
+    }
+
+    /// The same, where the logs were read already.
+    pub fn saved_with(&self, genesis: Option<(Genesis, Logs)>) -> Saved {
+        let identity = self.newest(|file| match file {
+            Persist::Identity(bytes) => Some(bytes),
+            _ => None,
+        });
+        let root = self.newest(|file| match file {
             Persist::Root(bytes) => Some(bytes),
             _ => None,
         });
-        let secret = newest(|file| match file {
+        let secret = self.newest(|file| match file {
             Persist::Secrets(bytes) => Some(bytes),
             _ => None,
         });
-        let cache = newest(|file| match file {
+        let cache = self.newest(|file| match file {
             Persist::Cache(bytes) => Some(bytes),
             _ => None,
         });
-        let intent = newest(|file| match file {
+        let intent = self.newest(|file| match file {
             Persist::Intent(bytes) => Some(bytes),
             _ => None,
         });
-        let genesis = genesis.map(|bytes| Genesis::decode(&bytes).expect("a true genesis"));
         Saved {
-            identity: Identity::decode(&identity.expect("an identity is written first"))
+            identity: Identity::decode(identity.expect("an identity is written first"))
                 .expect("a true identity"),
             root: root.map(|seed| RootSecret::from_seed(seed.try_into().expect("32 bytes"))),
-            genesis: genesis.map(|genesis| (self.logs(&genesis), genesis)).map(|(l, g)| (g, l)),
-            secret: secret.and_then(|bytes| NetworkSecret::decode(&bytes)),
-            cache: cache.unwrap_or_default(),
-            intent: Intent::decode(&intent.expect("an intent is written")).expect("a true intent"),
+            genesis,
+            secret: secret.and_then(NetworkSecret::decode),
+            cache: cache.map(<[u8]>::to_vec).unwrap_or_default(),
+            intent: Intent::decode(intent.expect("an intent is written")).expect("a true intent"),
         }
+    }
+
+    fn newest(&self, wanted: fn(&Persist) -> Option<&[u8]>) -> Option<&[u8]> {
+        self.files.iter().rev().find_map(|file| wanted(file))
     }
 
     fn logs(&self, genesis: &Genesis) -> Logs {
         let mut verified = Vec::new();
         for file in &self.files {
-            let Persist::Ops(ops) = file else { continue };
+            let Persist::Ops(ops) = &**file else { continue };
             for op in ops {
                 let op = SignedOp::decode(op).and_then(|op| op.verify(&genesis.network_id()));
                 verified.push(op.expect("only true ops are written"));
@@ -112,6 +118,17 @@ impl Disk {
         let (logs, left) = gather(genesis.root, verified);
         assert_eq!(left, 0, "every op on disk has a place");
         logs
+    }
+
+    /// Writes files; but for ops, which are appended, the newest takes the place of the one before.
+    fn write(&mut self, files: Vec<Persist>) {
+        for file in files {
+            let kind = std::mem::discriminant(&file);
+            if !matches!(file, Persist::Ops(_)) {
+                self.files.retain(|old| std::mem::discriminant(&**old) != kind);
+            }
+            self.files.push(Arc::new(file));
+        }
     }
 }
 
@@ -280,7 +297,7 @@ impl Node {
         let result = if self.disk.full {
             Err("the disk is full".to_owned())
         } else {
-            self.disk.files.extend(files);
+            self.disk.write(files);
             Ok(())
         };
         if let Some(ticket) = ticket {

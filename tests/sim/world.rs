@@ -1,6 +1,6 @@
 //! The world: one event queue, virtual time, one seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use ginnel::api::{Request, Response};
 use ginnel::membership::{GenesisPool, UnixTime};
 use ginnel::mesh::event::{DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId};
 use ginnel::mesh::wall::Wall;
-use ginnel::mesh::{Found, Mesh};
+use ginnel::mesh::{Found, Mesh, Saved};
 use ginnel::wire::classify::classify;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -17,8 +17,9 @@ use crate::check::Checks;
 use crate::clock::{EPOCH, VirtualTime};
 use crate::dht::{Dht, Manners};
 use crate::net::{HostId, Net, SiteId, Weather};
-use crate::node::{Effect, Node, PORT, settings};
+use crate::node::{Disk, Effect, Node, PORT, settings};
 use crate::packets::{binding_success, udp6};
+use crate::tally::{STUN_PORT, Tally};
 
 /// Number of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,8 +60,14 @@ pub struct World {
     pub net: Net,
     /// The DHT.
     pub dht: Dht,
+    /// What the devices sent.
+    pub tally: Tally,
     /// The devices.
     pub nodes: Vec<Node>,
+    /// Which device is on a host.
+    devices: HashMap<HostId, DeviceNo>,
+    /// Whether to show what each device does and when.
+    tracing: bool,
     rng: StdRng,
     stun: HostId,
     /// Watches that what must hold does.
@@ -84,7 +91,10 @@ impl World {
             start,
             net,
             dht: Dht::new(Manners::FAIR),
+            tally: Tally::default(),
             nodes: Vec::new(),
+            devices: HashMap::new(),
+            tracing: std::env::var_os("SIM_TRACE").is_some(),
             rng: StdRng::seed_from_u64(seed),
             stun,
             checks: Checks::new(seed),
@@ -153,8 +163,18 @@ impl World {
         let host = self.net.host(site);
         let device = DeviceNo(self.nodes.len());
         self.nodes.push(Node::new(host, mesh, self.now()));
+        self.devices.insert(host, device);
         self.present(device);
         self.schedule(Duration::from_secs(60), Event::Minute(device));
+        device
+    }
+
+    /// A device that was admitted before the run starts from its disk.
+    pub fn restore(&mut self, site: Option<SiteId>, saved: Saved, disk: Disk) -> DeviceNo {
+        let (seed, now) = (self.rng.random(), self.now());
+        let mesh = Mesh::restore(saved, settings(), seed, self.wall(), now);
+        let device = self.add(site, mesh);
+        self.nodes[device.0].disk = disk;
         device
     }
 
@@ -163,7 +183,7 @@ impl World {
         let now = self.now();
         let snapshot = self.interfaces(self.nodes[device.0].host);
         let servers = [self.stun, HostId(self.stun.0 + 1)]
-            .map(|server| SocketAddr::from((self.net.address(server), 3478)));
+            .map(|server| SocketAddr::from((self.net.address(server), STUN_PORT)));
         let node = &mut self.nodes[device.0];
         node.input(Input::Interfaces(snapshot), now);
         node.input(Input::Dht(DhtInput::State(ginnel::api::DhtState::Ready, 20)), now);
@@ -304,7 +324,7 @@ impl World {
     }
 
     fn device_at(&self, host: HostId) -> Option<DeviceNo> {
-        self.nodes.iter().position(|node| node.host == host).map(DeviceNo)
+        self.devices.get(&host).copied()
     }
 
     /// Drains a device, and no other.
@@ -338,7 +358,10 @@ impl World {
             self.trace(device, &effect);
             self.checks.effect(device, &effect);
             match effect {
-                Effect::Send(to, bytes) => self.transmit((host, PORT), to, bytes),
+                Effect::Send(to, bytes) => {
+                    self.tally.sent(to, &bytes);
+                    self.transmit((host, PORT), to, bytes);
+                }
                 Effect::Beacon(bytes) => {
                     let from = SocketAddr::from((self.net.address(host), PORT));
                     for host in self.net.neighbours(host) {
@@ -363,7 +386,7 @@ impl World {
 
     /// With `SIM_TRACE` set, shows what each device does and when.
     fn trace(&self, device: DeviceNo, effect: &Effect) {
-        if std::env::var_os("SIM_TRACE").is_none() {
+        if !self.tracing {
             return;
         }
         let at = self.elapsed.as_secs_f64();
