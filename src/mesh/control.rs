@@ -9,7 +9,7 @@ use super::directory::Source;
 use super::event::{Output, Transmit};
 use super::greeting::Ends;
 use super::ledger::AcceptError;
-use super::peer::{Peer, Who};
+use super::peer::{Need, Peer, Who};
 use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::identity::DeviceId;
@@ -86,7 +86,7 @@ impl Mesh {
                 self.tell(key, &Control::Pong(pong), now);
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
-            (Control::Goodbye(_), true) => self.drop_peer(key, now),
+            (Control::Goodbye(why), true) => self.hear_goodbye((key, device), *why, now),
             (Control::Introduce(_) | Control::Introduced(_), true)
                 if !self.may_introduce(key, now) =>
             {
@@ -240,6 +240,30 @@ impl Mesh {
             if let Joins::Sponsor(_) = self.joins {
                 self.secret_known(now);
             }
+        }
+    }
+
+    /// Takes a peer out of use that nobody needs. It hears so, as it would go on otherwise, and call
+    /// us back into use with the next message or handshake.
+    pub(super) fn let_go(&mut self, key: PeerKey, now: Instant) {
+        if self.peers.get(key).is_some_and(|peer| peer.greeting.is_proven()) {
+            self.tell(key, &Control::Goodbye(Goodbye::Idle), now);
+        }
+        self.drop_peer(key, now);
+    }
+
+    /// A peer ended its side of the tunnel. Where it only had no use for it, and we have, another is
+    /// made.
+    fn hear_goodbye(&mut self, (key, device): (PeerKey, DeviceId), why: Goodbye, now: Instant) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let (neighbour, needed) = (peer.neighbour, peer.need(now) > Need::None);
+        self.drop_peer(key, now);
+        if why == Goodbye::Idle
+            && needed
+            && let Some(key) = self.bring_member(&device, now)
+            && let Some(peer) = self.peers.touch(key)
+        {
+            peer.neighbour = neighbour;
         }
     }
 

@@ -10,7 +10,9 @@
 //!   joining device's.
 //!
 //! # Pace
-//! Records and the doorbell: every 5 s in the first minute after a start, a join or an own address
+//! While this device has a tunnel, members introduce it to whom it wants, and only what they did
+//! not bring about within [`INTRODUCED_WITHIN`] is looked up. Then
+//! records and the doorbell: every 5 s in the first minute after a start, a join or an own address
 //! change ([`Directory::stir`]), every 15 s for 5 more minutes, then doubling to 5 minutes; each
 //! with jitter. A rendezvous: every 2 s for 10 minutes, then every 30 s. At most
 //! four look-ups are under way; patient ones start at least 30 s apart.
@@ -24,23 +26,25 @@
 //! the wall clock is known.
 
 mod book;
+mod found;
 mod search;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 
 use book::Book;
 pub use book::Source;
+pub use found::Found;
 use search::{Chase, Keys, SEEK, Search, Target};
 
 use super::cadence::Cadence;
 use super::event::{DhtInput, InterfaceSnapshot};
 use super::wall::Wall;
 use crate::api::DhtState;
-use crate::identity::{DeviceId, WgPublicKey};
+use crate::identity::DeviceId;
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
@@ -48,36 +52,11 @@ use crate::wire::record::{
     Seat, SignedItem, decode_devices, encode_devices,
 };
 
-/// Something was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// Where a device may be. It may be one that nobody wants, or no member: the doorbell names
-    /// whoever rings.
-    Device {
-        /// The device.
-        device: DeviceId,
-        /// Where it may be tried from here.
-        endpoints: Vec<SocketAddr>,
-        /// Who said so.
-        source: Source,
-    },
-    /// Where a sponsor of an invite may be.
-    Sponsor {
-        /// The invite.
-        invite: InviteId,
-        /// Its WireGuard key.
-        wg: WgPublicKey,
-        /// Where it may be tried from here.
-        endpoints: Vec<SocketAddr>,
-    },
-    /// Where the device that joins with an invite may be.
-    Joiner {
-        /// The invite.
-        invite: InviteId,
-        /// Where it may be tried from here.
-        endpoints: Vec<SocketAddr>,
-    },
-}
+/// How long the members at the other ends of this device's tunnels have to bring about a tunnel to a
+/// device that is wanted, before the DHT is asked: an introduction and the checks after it take two
+/// round trips, and the first is asked for anew after a second. A look-up asks some twenty nodes
+/// and costs a hundred times as much.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where other devices are, and what to look up to learn it.
 pub struct Directory {
@@ -128,11 +107,17 @@ impl Directory {
 
     /// Whether this device has no live tunnel; while so, it reads the doorbell.
     pub fn set_lonely(&mut self, lonely: bool, now: Instant) {
-        if self.lonely != lonely {
-            self.lonely = lonely;
-            let bell = self.search.chases.get_mut(&Target::Bell).filter(|_| lonely);
-            bell.into_iter().for_each(|bell| bell.cadence.restart(now));
+        if lonely && !self.lonely {
+            // Nobody is left who could introduce the others.
+            for (target, chase) in &mut self.search.chases {
+                match target {
+                    Target::Bell => chase.cadence.restart(now),
+                    Target::Device(_) => chase.cadence.hasten(now),
+                    Target::Seat(..) => {}
+                }
+            }
         }
+        self.lonely = lonely;
         self.pump(now);
     }
 
@@ -149,7 +134,7 @@ impl Directory {
     /// Looks for `device` until it is unwanted; it is wanted while it has no tunnel and should.
     pub fn want(&mut self, device: DeviceId, now: Instant) {
         if self.own != Some(device) {
-            self.search.add(Target::Device(device), now);
+            self.search.add(Target::Device(device), self.first_look(now));
         }
         self.pump(now);
     }
@@ -294,11 +279,16 @@ impl Directory {
         }
     }
 
+    /// When a new target is first looked up.
+    fn first_look(&self, now: Instant) -> Instant {
+        if self.lonely { now } else { now + INTRODUCED_WITHIN }
+    }
+
     /// Keeps the doorbell among the targets while it is of use, and starts what is due.
     fn pump(&mut self, now: Instant) {
         self.last_now = now;
         if (self.search.is_wanting() || self.lonely) && self.keys.secret.is_some() {
-            self.search.add(Target::Bell, now);
+            self.search.add(Target::Bell, self.first_look(now));
         } else {
             self.search.chases.remove(&Target::Bell);
         }

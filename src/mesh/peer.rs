@@ -29,9 +29,9 @@ const WAITING_TIME: Duration = Duration::from_secs(5);
 /// After this long without user data a peer that is no neighbour is let go.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
 
-/// A peer that checked the path within this wants us: two of the periods in which one side checks
-/// where the other does not, and a retry.
-const ASKED_WITHIN: Duration = Duration::from_secs(75);
+/// A path that was checked within this may be wanted by the peer: two of the periods in which one
+/// side checks where the other does not, and a retry.
+const CHECKED_WITHIN: Duration = Duration::from_secs(75);
 
 /// User data within this time makes a peer active, which has its path watched closely.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(15);
@@ -179,9 +179,10 @@ impl Peer {
         }
     }
 
-    /// Whether the peer itself keeps the path open.
-    pub fn is_wanted_by_it(&self, now: Instant) -> bool {
-        self.path.last_asked().is_some_and(|at| now.duration_since(at) < ASKED_WITHIN)
+    /// Whether the peer may be keeping the path open. Our own checks count too: while we ask, the
+    /// peer has no cause to.
+    pub fn may_be_wanted_by_it(&self, now: Instant) -> bool {
+        self.path.last_checked().is_some_and(|at| now.duration_since(at) < CHECKED_WITHIN)
     }
 
     /// When user data last went either way.

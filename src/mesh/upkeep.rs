@@ -189,7 +189,7 @@ impl Mesh {
         let (demand, next) = match need {
             Need::None => {
                 if !self.is_needed_otherwise(key, now) {
-                    return self.drop_peer(key, now);
+                    return self.let_go(key, now);
                 }
                 (Demand::Idle, WARM_EVERY)
             }
@@ -219,7 +219,7 @@ impl Mesh {
     fn is_needed_otherwise(&self, key: PeerKey, now: Instant) -> bool {
         let Some(peer) = self.peers.get(key) else { return false };
         match peer.who {
-            Who::Member(_) => peer.is_wanted_by_it(now),
+            Who::Member(_) => peer.may_be_wanted_by_it(now),
             Who::Sponsor | Who::Admitter => matches!(self.joins, Joins::Joiner(_)),
             Who::Guest(_) | Who::Applicant | Who::Removed(_) => peer.is_connected(),
         }

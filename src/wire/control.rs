@@ -324,6 +324,8 @@ pub enum Goodbye {
     Leaving,
     /// For now.
     Down,
+    /// It has no use for the tunnel at present. Whoever has makes another.
+    Idle,
 }
 
 #[cfg(test)]

@@ -39,6 +39,14 @@ fn directory(now: Instant) -> Directory {
     directory
 }
 
+/// A device without a tunnel that wants another.
+fn wanting(device: DeviceId, now: Instant) -> Directory {
+    let mut directory = directory(now);
+    directory.want(device, now);
+    directory.set_lonely(true, now);
+    directory
+}
+
 fn epoch_of(number: u8) -> Epoch {
     device_epoch(&id(number).public(), &secret(), UNIX).epoch
 }
@@ -98,8 +106,7 @@ fn drain(directory: &mut Directory) -> (Vec<DhtKey>, Vec<Found>) {
 #[test]
 fn a_wanted_device_is_found_with_the_first_value_and_again_with_a_newer_one() {
     let now = Instant::now();
-    let mut directory = directory(now);
-    directory.want(id(2).public(), now);
+    let mut directory = wanting(id(2).public(), now);
     let (keys, _) = drain(&mut directory);
     assert_eq!(keys, [key_of(2), the_bell()]);
 
@@ -119,10 +126,27 @@ fn a_wanted_device_is_found_with_the_first_value_and_again_with_a_newer_one() {
 }
 
 #[test]
+fn members_have_time_to_introduce_a_wanted_device_before_the_dht_is_asked() {
+    let mut now = Instant::now();
+    let mut directory = directory(now);
+    let device = id(2).public();
+    directory.want(device, now);
+    let introduced = now + INTRODUCED_WITHIN;
+    assert!(run(&mut directory, &mut now, introduced).is_empty());
+    directory.unwant(&device, now);
+    assert!(directory.poll_timeout().is_none(), "{:?}", directory.poll_timeout());
+
+    directory.want(device, now);
+    let end = now + INTRODUCED_WITHIN + Duration::from_secs(1);
+    let asked = run(&mut directory, &mut now, end);
+    let keys: Vec<_> = asked.iter().map(|(_, key)| *key).collect();
+    assert!(keys.starts_with(&[key_of(2), the_bell()]), "{keys:?}");
+}
+
+#[test]
 fn hostile_values_are_passed_over_and_do_not_stop_a_good_one() {
     let now = Instant::now();
-    let mut directory = directory(now);
-    directory.want(id(2).public(), now);
+    let mut directory = wanting(id(2).public(), now);
     drain(&mut directory);
     let good = record(2, &["9.9.9.1:1"], UNIX.0);
     let mut forged = good.clone();
@@ -208,9 +232,8 @@ fn the_bell_tells_of_everyone_who_rings_but_this_device() {
 #[test]
 fn a_record_missing_in_this_epoch_is_looked_for_in_the_neighbour() {
     let mut now = Instant::now();
-    let mut directory = directory(now);
     let device = id(2).public();
-    directory.want(device, now);
+    let mut directory = wanting(device, now);
     let end = now + Duration::from_secs(2);
     let asked = run(&mut directory, &mut now, end);
     let neighbour = device_epoch(&device, &secret(), UNIX).neighbour();

@@ -23,9 +23,9 @@ pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Upkeep of the primary.
 impl PathAgent {
-    /// When the peer last checked any path to us.
-    pub fn last_asked(&self) -> Option<Instant> {
-        self.routes.values().filter_map(|route| route.heard_at).max()
+    /// When either side last checked any path, and was heard.
+    pub fn last_checked(&self) -> Option<Instant> {
+        self.routes.values().filter_map(|route| route.heard_at.max(route.answered_at())).max()
     }
 
     /// When the primary must be asked, given up, or replaced.
