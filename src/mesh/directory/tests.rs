@@ -3,7 +3,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 
 use super::*;
-use crate::identity::IdSecret;
+use crate::identity::{IdSecret, WgPublicKey};
 use crate::mesh::event::PublishError;
 use crate::wire::record::{
     EPOCH_SECS, RecordBody, Ring, bell_epoch, bell_key, device_epoch, record_key,
