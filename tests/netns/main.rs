@@ -4,7 +4,7 @@
 //! cargo test --test netns                        all scenarios, two at once
 //! cargo test --test netns -- two_nats            those with "two_nats" in their name
 //! cargo test --test netns -- --demo              a private LAN forms, told in plain words
-//! cargo test --test netns -- --figures [FILE [PART]]    measurements; JSON to FILE
+//! cargo test --test netns -- --figures --help    measurements: what there is, and where it goes
 //! cargo test --test netns -- --tidy              removes what runs that were killed left behind
 //! ```
 //!
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         let done = match mode {
             "--demo" => in_world(demo::run),
             "--tidy" => Ok(()),
-            _ => figures::run(words.get(1).map(Path::new), words.get(2).map_or("", String::as_str)),
+            _ => figures::run(&words[1..]),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{Figure, in_quiet_world, median, seconds};
+use super::{Figure, Options, in_quiet_world, median, seconds};
 use crate::lab::host::Host;
 use crate::lab::lan::Lan;
 use crate::lab::nat::Nat;
 use crate::lab::traffic::first_ping;
 use crate::lab::world::World;
 
-/// Repetitions the issue asks for.
-const ROUNDS: usize = 5;
 /// Past this a round counts as failed, not as slow.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -21,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// a ── Router(port-restricted) ── Internet, DHT, STUN ── Router(port-restricted) ── b
 /// ```
 /// From `ginnel join` typed on b to the first answer from a, with agents that know nothing yet.
-pub fn across_nats() -> Result<Vec<Figure>> {
-    let times = rounds(|world| {
+pub fn across_nats(options: &Options) -> Result<Vec<Figure>> {
+    let times = rounds(options, |world| {
         let (a, b) = behind_nats(world)?;
         join_to_ping(a, b)
     })?;
@@ -30,13 +28,7 @@ pub fn across_nats() -> Result<Vec<Figure>> {
     let raw = json!({ "seconds": times });
     let slowest = times.iter().copied().fold(0.0, f64::max);
     Ok(vec![
-        Figure::at_most(
-            "join to first ping, two NATs, 25 ms, median of 5",
-            median(&times),
-            5.0,
-            "s",
-            raw,
-        ),
+        Figure::at_most("join to first ping, two NATs, 25 ms", median(&times), 5.0, "s", raw),
         Figure::at_most("… the slowest of them", slowest, 10.0, "s", json!(slowest)),
     ])
 }
@@ -44,25 +36,19 @@ pub fn across_nats() -> Result<Vec<Figure>> {
 /// ```text
 /// a ── switch ── b
 /// ```
-pub fn on_a_lan() -> Result<Vec<Figure>> {
-    let times = rounds(|world| {
+pub fn on_a_lan(options: &Options) -> Result<Vec<Figure>> {
+    let times = rounds(options, |world| {
         let switch = Lan::isolated("switch", [192, 168, 1])?;
         join_to_ping(world.host("a", &switch)?, world.host("b", &switch)?)
     })?;
     let times = seconds(&times);
     let raw = json!({ "seconds": times });
-    Ok(vec![Figure::at_most(
-        "join to first ping, one LAN, median of 5",
-        median(&times),
-        2.0,
-        "s",
-        raw,
-    )])
+    Ok(vec![Figure::at_most("join to first ping, one LAN", median(&times), 2.0, "s", raw)])
 }
 
 /// As [`across_nats`]; from the start of the killed agent to the first answer.
-pub fn after_a_kill() -> Result<Vec<Figure>> {
-    let times = rounds(|world| {
+pub fn after_a_kill(options: &Options) -> Result<Vec<Figure>> {
+    let times = rounds(options, |world| {
         let (mut a, mut b) = behind_nats(world)?;
         a.start()?;
         b.start()?;
@@ -79,13 +65,7 @@ pub fn after_a_kill() -> Result<Vec<Figure>> {
     let raw = json!({ "seconds": times });
     let slowest = times.iter().copied().fold(0.0, f64::max);
     Ok(vec![
-        Figure::at_most(
-            "back after kill -9 of one side, median of 5",
-            median(&times),
-            5.0,
-            "s",
-            raw,
-        ),
+        Figure::at_most("back after kill -9 of one side", median(&times), 5.0, "s", raw),
         Figure::note("… the slowest of them", format!("{slowest:.2} s"), json!(slowest)),
     ])
 }
@@ -108,7 +88,10 @@ fn join_to_ping(mut a: Host, mut b: Host) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-fn rounds(round: impl Fn(&mut World) -> Result<Duration>) -> Result<Vec<Duration>> {
+fn rounds(
+    options: &Options,
+    round: impl Fn(&mut World) -> Result<Duration>,
+) -> Result<Vec<Duration>> {
     let one = |number: usize| {
         let mut time = Duration::ZERO;
         in_quiet_world(|world| {
@@ -118,5 +101,5 @@ fn rounds(round: impl Fn(&mut World) -> Result<Duration>) -> Result<Vec<Duration
         .with_context(|| format!("round {number}"))?;
         Ok(time)
     };
-    (1..=ROUNDS).map(one).collect()
+    (1..=options.rounds()).map(one).collect()
 }

@@ -2,20 +2,81 @@
 //!
 //! `scripts/bench.sh` runs this with a release build. Every figure is measured in a world of its
 //! own, one after another; times include the processes a person would start (`ginnel join`,
-//! `ping`). Output: a Markdown table as figures come in, and all raw values as JSON.
+//! `ping`). Output: Markdown tables on stdout, progress on stderr, all raw values as JSON, and a
+//! chart of the comparison as SVG.
 
+mod chart;
+mod comparison;
+mod goals;
 mod idle;
 mod joining;
-mod throughput;
+mod rivals;
+mod sample;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use serde_json::{Value, json};
 
+use self::comparison::Comparison;
+use self::sample::Times;
 use crate::in_world;
 use crate::lab::world::World;
+
+/// Repetitions where nobody says otherwise; the promises speak of medians of five.
+const ROUNDS: usize = 5;
+
+/// What to measure, and where to write it.
+#[derive(Parser)]
+#[command(no_binary_name = true, name = "--figures")]
+pub struct Options {
+    /// All raw values go here, as JSON
+    file: Option<PathBuf>,
+    /// As --only
+    part: Option<String>,
+    /// Parts of the figures: joining, recovery, throughput, idle
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Of the carriers of throughput those with one of these words in their name
+    #[arg(long, value_delimiter = ',')]
+    carriers: Vec<String>,
+    /// Interleaved repetitions [default: 5, quick: 1]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// One short round, without the device that idles: does everything work?
+    #[arg(long)]
+    quick: bool,
+    /// A chart of the comparison goes here, as SVG
+    #[arg(long)]
+    chart: Option<PathBuf>,
+    /// Another wireguard-go to compare with
+    #[arg(long, value_name = "PROGRAM")]
+    wireguard_go: Vec<PathBuf>,
+    /// gotatun to compare with
+    #[arg(long, value_name = "PROGRAM")]
+    gotatun: Option<PathBuf>,
+}
+
+impl Options {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { ROUNDS })
+    }
+
+    fn times(&self) -> Times {
+        if self.quick { Times::QUICK } else { Times::FULL }
+    }
+
+    fn wants_part(&self, name: &str) -> bool {
+        let mut named = self.only.iter().chain(&self.part).peekable();
+        named.peek().is_none() || named.any(|part| name.contains(part.as_str()))
+    }
+
+    fn wants_carrier(&self, name: &str) -> bool {
+        self.carriers.is_empty() || self.carriers.iter().any(|part| name.contains(part.as_str()))
+    }
+}
 
 /// One measured figure.
 pub struct Figure {
@@ -31,29 +92,50 @@ pub struct Figure {
     raw: Value,
 }
 
-/// Measures everything, or the parts with `part` in their name; a figure that could not be taken is
-/// a row that says why.
-pub fn run(file: Option<&Path>, part: &str) -> Result<()> {
-    type Measure = fn() -> Result<Vec<Figure>>;
-    let parts: [(&str, Measure); 5] = [
+/// Measures everything, or what `words` ask for; a figure that could not be taken is a row that
+/// says why.
+pub fn run(words: &[String]) -> Result<()> {
+    let options = Options::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    type Measure = fn(&Options) -> Result<Vec<Figure>>;
+    let parts: [(&str, Measure); 4] = [
         ("joining across two NATs", joining::across_nats),
         ("joining on one LAN", joining::on_a_lan),
-        ("coming back after kill -9", joining::after_a_kill),
-        ("one TCP stream", throughput::one_stream),
-        ("idling with ten peers", idle::ten_peers),
+        ("recovery after kill -9", joining::after_a_kill),
+        ("idle with ten peers", idle::ten_peers),
     ];
-    println!("| figure | measured | promised | holds |\n|---|---|---|---|");
-    let mut all = Vec::new();
-    for (name, measure) in parts.into_iter().filter(|(name, _)| name.contains(part)) {
-        let figures = measure().unwrap_or_else(|error| vec![Figure::failed(name, &error)]);
-        for figure in figures {
+    let comparison = options.wants_part("throughput").then(|| compare(&options)).transpose()?;
+    let mut figures = Vec::new();
+    for (name, measure) in parts.into_iter().filter(|(name, _)| options.wants_part(name)) {
+        eprintln!("measuring {name}");
+        if figures.is_empty() {
+            println!("| figure | measured | promised | holds |\n|---|---|---|---|");
+        }
+        let measured = measure(&options);
+        for figure in measured.unwrap_or_else(|error| vec![Figure::failed(name, &error)]) {
             println!("{}", figure.row());
-            all.push(figure);
+            figures.push(figure);
         }
     }
-    let Some(file) = file else { return Ok(()) };
-    let rows: Vec<Value> = all.iter().map(Figure::json).collect();
-    let text = serde_json::to_string_pretty(&json!({ "schema": 1, "figures": rows }))?;
+    let Some(file) = &options.file else { return Ok(()) };
+    let rows: Vec<Value> = figures.iter().map(Figure::json).collect();
+    let all = json!({ "schema": 2, "figures": rows, "comparison": comparison });
+    write(file, &serde_json::to_string_pretty(&all)?)
+}
+
+/// Measures and shows the comparison; returns it as JSON.
+fn compare(options: &Options) -> Result<Value> {
+    let comparison = Comparison::run(options);
+    let judged = goals::judge(&comparison);
+    println!("{}\n{}", comparison.table(), goals::table(&judged));
+    if let Some(chart) = &options.chart {
+        write(chart, &chart::svg(&comparison))?;
+    }
+    let mut all = comparison.json();
+    all["goals"] = goals::json(&judged);
+    Ok(all)
+}
+
+fn write(file: &PathBuf, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 

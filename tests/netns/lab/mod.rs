@@ -27,6 +27,7 @@
 //! | [`world`] | what one test owns: Internet, servers, folder, logs |
 //! | [`host`] | a machine with an agent, and the verbs spoken to it |
 //! | [`status`] | reading `status --json`, waiting for a state |
+//! | [`datagrams`] | datagrams in number: paced, in batches, counted |
 //! | [`traffic`] | ping, TCP with hashes, UDP streams and floods |
 //! | [`upnp`] | miniupnpd on a router |
 //! | [`resources`] | memory, processor time and interface counters of a host |
@@ -34,6 +35,7 @@
 //! Everything is undone on drop. A run that was killed leaves namespaces named after its process
 //! id; the next run removes those whose process is gone ([`namespace::remove_leftovers`]).
 
+pub mod datagrams;
 pub mod host;
 pub mod internet;
 pub mod lan;

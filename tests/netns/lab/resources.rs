@@ -12,12 +12,20 @@ const TICKS: u64 = 100;
 
 /// Resident memory of a process, bytes.
 pub fn resident(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most memory a process ever had resident, bytes.
+pub fn peak_resident(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, row: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 =
-        line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?.parse()?;
-    Ok(kib * 1024)
+    let line = text.lines().find_map(|line| line.strip_prefix(row));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.with_context(|| format!("no {row}"))?.parse::<u64>()? * 1024)
 }
 
 /// Processor time a process used so far, in user and kernel mode.
@@ -29,6 +37,23 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
         text.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
     let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("too short")?.parse()?) };
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / TICKS))
+}
+
+/// Processor time of this machine that something used so far: programs, kernel, interrupts, and
+/// what the hypervisor gave to others.
+pub fn machine_time() -> Result<Duration> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let row = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<u64> = row.split_whitespace().skip(1).flat_map(str::parse).collect();
+    // user nice system idle iowait irq softirq steal
+    let busy: u64 = ticks
+        .iter()
+        .take(8)
+        .enumerate()
+        .filter(|(at, _)| !matches!(at, 3 | 4))
+        .map(|(_, ticks)| ticks)
+        .sum();
+    Ok(Duration::from_millis(busy * 1000 / TICKS))
 }
 
 /// How often the threads of a process went to sleep so far, and so were woken.
