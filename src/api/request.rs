@@ -31,6 +31,9 @@ pub enum Request {
         expires_s: u64,
         /// The joining device becomes an admin.
         admin: bool,
+        /// The human vouches that nobody has a longer log of this admin.
+        #[serde(default)]
+        offline: bool,
     },
     /// Join the network of an invite.
     Join {
@@ -82,6 +85,9 @@ pub enum Request {
         device: String,
         /// Why, for the log.
         reason: Option<String>,
+        /// The human vouches that nobody has a longer log of this admin.
+        #[serde(default)]
+        offline: bool,
     },
     /// The signed membership history.
     Log {

@@ -158,6 +158,9 @@ pub struct InviteArgs {
     /// The joining device becomes an admin; the agent of this version refuses
     #[arg(long, hide = true)]
     pub admin: bool,
+    /// Sign before another device confirmed this one's log; wrong after a restore from a backup
+    #[arg(long)]
+    pub offline: bool,
     /// Draw it as a QR code as well, on stderr
     #[arg(long)]
     pub qr: bool,
@@ -257,6 +260,9 @@ pub struct RevokeArgs {
     /// Why, for the log that every member can read
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Sign before another device confirmed this one's log; wrong after a restore from a backup
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// `ginnel whois`

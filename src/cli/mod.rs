@@ -28,7 +28,9 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use serde::Serialize;
 
-use self::args::{CommandLine, CreateArgs, InviteArgs, IpArgs, ListArgs, StatusArgs, Verb};
+use self::args::{
+    CommandLine, CreateArgs, InviteArgs, IpArgs, ListArgs, RevokeArgs, StatusArgs, Verb,
+};
 use self::client::ask_once;
 use self::render::Screen;
 use crate::api::{self, Request, Response, SCHEMA, Status};
@@ -138,7 +140,8 @@ pub fn run(verb: Verb, socket: &Path) -> Result<Exit, Failure> {
         }
         Verb::Revoke(args) => {
             let done = format!("{} is removed for good.\n", render::clean(&args.device));
-            change(&Request::Revoke { device: args.device, reason: args.reason }, socket)?;
+            let RevokeArgs { device, reason, offline } = args;
+            change(&Request::Revoke { device, reason, offline }, socket)?;
             print(&done, out)?;
         }
         Verb::Status(args) => return status(&args, socket, out),
@@ -210,6 +213,7 @@ fn invite(args: InviteArgs, socket: &Path, out: &mut impl Write) -> Result<(), F
         name: args.name.map(|name| name.to_string()),
         expires_s: args.expires.as_secs(),
         admin: args.admin,
+        offline: args.offline,
     };
     let Response::Invited(invited) = ask_once(socket, &request)? else {
         return Err(Failure::new(Exit::Failed, OTHER_VERSION));

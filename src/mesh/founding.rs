@@ -310,6 +310,7 @@ impl Me {
             state: api::NetworkState::Down,
             up: true,
             holding: false,
+            may_be_stale: false,
             interface: None,
             cached: Cache::default(),
         }

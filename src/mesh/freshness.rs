@@ -1,10 +1,15 @@
-//! After a start, user data waits until this device has heard whom it must no longer talk to.
+//! After a start, user data waits until this device has heard whom it must no longer talk to, and
+//! an admin signs nothing until another device has shown what it knows.
 //!
 //! A device that was off may hold a roster from before a removal. So it first compares heads with
 //! an admin, or with two members (or with all there are); until then its tunnels carry control
 //! only. When nobody answers within five seconds it goes on with what it knows: a network must not
-//! stand still because the admin sleeps. For that time an admin signs nothing either: restored from
-//! a backup, its log may be shorter than the one others hold, and would fork.
+//! stand still because the admin sleeps.
+//!
+//! An admin that was restored from a backup may hold a shorter log of its own than others do. An op
+//! signed on it would fork the log, which ends the admin's word for good. So it signs only after its
+//! log was compared with one member, however long that takes, or when the human vouches for it
+//! (`--offline`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,13 +29,14 @@ impl Mesh {
     pub(super) fn hold_user_data(&mut self, now: Instant) {
         if self.others().next().is_some() {
             self.me.holding = true;
+            self.me.may_be_stale = true;
             self.deadlines.set(Timer::Hold, Some((now + HOLD, "user data waits long enough")));
         }
     }
 
     /// Lets user data go once enough members were asked.
     pub(super) fn check_fresh(&mut self, now: Instant) {
-        if !self.me.holding {
+        if !self.me.holding && !self.me.may_be_stale {
             return;
         }
         let roster = self.ledger.roster();
@@ -38,7 +44,9 @@ impl Mesh {
         let compared = proven.filter_map(Peer::device).filter(|d| self.gossip.is_compared(d));
         let compared: Vec<_> = compared.filter_map(|device| roster.get(&device)).collect();
         let enough = WITNESSES.min(roster.len().saturating_sub(1));
-        if compared.len() >= enough || compared.iter().any(|member| member.admin.is_some()) {
+        self.me.may_be_stale &= compared.is_empty();
+        let vouched = compared.iter().any(|member| member.admin.is_some());
+        if self.me.holding && (compared.len() >= enough || vouched) {
             self.release_user_data(now);
         }
     }

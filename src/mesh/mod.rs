@@ -175,6 +175,8 @@ pub struct Me {
     pub up: bool,
     /// Whether user data waits until heads were compared.
     pub holding: bool,
+    /// Whether others may know a longer log of this admin: then it signs nothing.
+    pub may_be_stale: bool,
     /// How the interface looks now; `None` is off.
     pub interface: Option<InterfaceConfig>,
     /// What the cache on disk holds.

@@ -54,14 +54,18 @@ impl Mesh {
         now: Instant,
     ) -> Option<Response> {
         match request {
-            Request::Invite { name, expires_s, admin, .. } => {
+            Request::Invite { name, expires_s, admin, offline, .. } => {
+                self.me.may_be_stale &= !offline;
                 self.invite(id, name, expires_s, admin, now)
             }
             Request::Ping { device, count, until_direct, timeout_ms } => {
                 self.start_ping(id, &device, (count, until_direct, timeout_ms), now)
             }
             Request::Members { .. } => Some(Response::Members(self.members())),
-            Request::Revoke { device, reason } => self.revoke(id, &device, reason, now),
+            Request::Revoke { device, reason, offline } => {
+                self.me.may_be_stale &= !offline;
+                self.revoke(id, &device, reason, now)
+            }
             Request::Log { .. } => Some(Response::Log(self.log())),
             Request::Whois { device } => Some(match self.find(&device) {
                 Ok(member) => Response::Whois(api::Whois {
@@ -187,10 +191,10 @@ impl Mesh {
         if !self.ledger.roster().is_admin(&admin.public()) {
             return refuse(ErrorKind::NotPermitted, "this device is not an admin of the network");
         }
-        if self.me.holding {
-            // Its own log may be older than what others hold: an op signed now could fork it.
-            let text = "this device has only just started and compares its log with another \
-                        member first; try again in a few seconds";
+        if self.me.may_be_stale {
+            let text = "no other device of the network has confirmed this admin's log since it \
+                        started: try again when one is connected, or add --offline if the log was \
+                        not restored from a backup";
             return refuse(ErrorKind::Failed, text);
         }
         if self.writes.is_signing() {

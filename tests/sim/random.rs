@@ -110,7 +110,7 @@ impl History {
         let device = DeviceNo(self.rng.random_range(1..self.places.len()));
         let name = format!("d{}", device.0);
         self.say(&format!("{device:?} is removed"));
-        self.world.ask(founder, Request::Revoke { device: name, reason: None });
+        self.world.ask(founder, Request::Revoke { device: name, reason: None, offline: false });
         self.revoked = Some(device);
     }
 

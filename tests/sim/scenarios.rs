@@ -35,12 +35,22 @@ fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> De
 
 /// A new invite.
 pub fn invite(world: &mut World, admin: DeviceNo) -> String {
-    let request = Request::Invite { network: None, name: None, expires_s: 3600, admin: false };
-    let id = world.ask(admin, request);
-    match world.nodes[admin.0].answer(id) {
-        Some(Response::Invited(invited)) => invited.invite.clone(),
+    match try_invite(world, admin) {
+        Some(Response::Invited(invited)) => invited.invite,
         other => panic!("no invite: {other:?}"),
     }
+}
+
+fn try_invite(world: &mut World, admin: DeviceNo) -> Option<Response> {
+    let request = Request::Invite {
+        network: None,
+        name: None,
+        expires_s: 3600,
+        admin: false,
+        offline: false,
+    };
+    let id = world.ask(admin, request);
+    world.nodes[admin.0].answer(id).cloned()
 }
 
 /// Sends until it arrives; whether it did within the limit.
@@ -113,7 +123,10 @@ fn a_third_device_is_seen_by_all_and_a_revoked_one_by_none() {
     });
     assert!(all, "{:#?}", world.nodes[b.0].status(world.now()).peers);
     assert!(reaches(&mut world, c, b, 1, Duration::from_secs(2)));
-    world.ask(a, Request::Revoke { device: "c".to_owned(), reason: Some("lost".to_owned()) });
+    world.ask(
+        a,
+        Request::Revoke { device: "c".to_owned(), reason: Some("lost".to_owned()), offline: false },
+    );
     world.run_for(Duration::from_secs(2));
     assert!(!reaches(&mut world, c, b, 3, Duration::from_secs(5)));
     assert!(!reaches(&mut world, b, c, 4, Duration::from_secs(5)));
@@ -132,7 +145,7 @@ fn a_device_that_was_away_when_it_was_revoked_is_told_when_it_comes_back() {
     let host = world.nodes[b.0].host;
     let back = world.elapsed() + Duration::from_secs(600);
     world.net.cut(host, back);
-    world.ask(a, Request::Revoke { device: "b".to_owned(), reason: None });
+    world.ask(a, Request::Revoke { device: "b".to_owned(), reason: None, offline: false });
     world.run_for(Duration::from_secs(600));
     assert_eq!(world.nodes[b.0].status(world.now()).state, NetworkState::Up);
     // Both poll the doorbell every five minutes by then.
@@ -155,6 +168,32 @@ fn the_lan_is_back_within_five_seconds_after_either_side_or_both_crashed() {
         assert!(reaches(&mut world, a, b, 2, Duration::from_secs(5)));
         assert!(reaches(&mut world, b, a, 3, Duration::from_secs(5)));
     }
+}
+
+/// Its backup lacks the newest op; signing on it would fork the log, and end its word for good.
+#[test]
+fn an_admin_restored_from_a_backup_signs_only_after_a_member_showed_it_its_own_log() {
+    let (mut world, a, b) = two(13);
+    let backup = world.nodes[a.0].disk.clone();
+    invite(&mut world, a);
+    world.run_for(Duration::from_secs(5));
+    world.nodes[a.0].disk = backup;
+    let (host, back) = (world.nodes[b.0].host, world.elapsed() + Duration::from_secs(60));
+    world.net.cut(host, back);
+    world.crash_and_restart(a);
+    world.run_for(Duration::from_secs(50));
+    let refused = try_invite(&mut world, a);
+    assert!(
+        matches!(&refused, Some(Response::Error(e)) if e.message.contains("--offline")),
+        "{refused:?}"
+    );
+    assert!(reaches(&mut world, a, b, 1, Duration::from_secs(60)));
+    world.run_for(Duration::from_secs(5));
+    invite(&mut world, a);
+    world.run_for(Duration::from_secs(5));
+    let digests = [a, b].map(|device| world.nodes[device.0].mesh.digest());
+    assert_eq!(digests[0], digests[1]);
+    assert!(world.nodes[b.0].status(world.now()).peers.iter().all(|peer| peer.name == "a"));
 }
 
 #[test]
