@@ -108,7 +108,7 @@ if builder cargo deny --version >/dev/null 2>&1; then
     fi
 fi
 export GINNEL_NETNS=off
-step "tests" builder cargo test --locked --quiet --no-fail-fast
+step "tests" builder env SIM_SEEDS=500 cargo test --locked --quiet --no-fail-fast
 unset GINNEL_NETNS
 if command -v systemd-analyze >/dev/null; then
     step "systemd unit" unit_file

@@ -142,6 +142,13 @@ impl Mesh {
         self.next_look(key, now + WARM_EVERY);
     }
 
+    /// Nobody need ask the DHT where a peer is.
+    pub(super) fn look_no_more(&mut self, key: PeerKey, now: Instant) {
+        if let Some(device) = self.peers.get(key).and_then(Peer::device) {
+            self.directory.unwant(&device, now);
+        }
+    }
+
     /// The peer is who the roster says: it takes part in everything.
     fn member_proven(&mut self, key: PeerKey, device: DeviceId, now: Instant) {
         tracing::debug!(?device, "connected");

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 use book::Book;
-pub use book::Source;
+pub use book::{MAX_DEVICES, Source};
 pub use found::Found;
 use search::{Chase, Keys, SEEK, Search, Target};
 
@@ -148,6 +148,11 @@ impl Directory {
     /// Whether `device` is wanted.
     pub fn is_wanted(&self, device: &DeviceId) -> bool {
         self.search.chases.contains_key(&Target::Device(*device))
+    }
+
+    /// How many devices are remembered.
+    pub fn remembered(&self) -> usize {
+        self.book.len()
     }
 
     /// Forgets a device that is no member any more.

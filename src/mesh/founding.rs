@@ -99,13 +99,14 @@ impl Mesh {
         let ops = mesh.founding_ops(&found.device, now)?;
         let files = vec![
             Persist::Genesis(genesis.encode()),
-            Persist::Identity(mesh.me.identity.encode()),
             Persist::Root(Zeroizing::new(
                 mesh.me.root.as_ref().map(|root| root.seed().to_vec()).unwrap_or_default(),
             )),
             mesh.secrets(),
             Persist::Ops(ops.iter().map(|op| op.signed().encode()).collect()),
             mesh.intent(),
+            // Last: a folder without it is an unfinished network, which the next start removes.
+            Persist::Identity(mesh.me.identity.encode()),
         ];
         let then = Then::Founded { request: found.request, invite: found.invite };
         let ticket = mesh.writes.wait(Act { ops, then });
@@ -185,7 +186,8 @@ impl Mesh {
         let ledger = Ledger::empty(invite.network);
         let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.become_joiner(invite, timeout, now);
-        let files = vec![Persist::Identity(mesh.me.identity.encode()), mesh.intent()];
+        // The identity last: a folder without it is an unfinished join, which the next start removes.
+        let files = vec![mesh.intent(), Persist::Identity(mesh.me.identity.encode())];
         let ticket = mesh.writes.wait(Act { ops: Vec::new(), then: Then::Prepared });
         mesh.outputs.push_back(Output::Persist(files, Some(ticket)));
         mesh

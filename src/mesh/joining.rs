@@ -22,6 +22,10 @@ impl Mesh {
         if self.settings.port_mapping {
             self.outputs.push_back(Output::MapPort);
         }
+        // Until somebody answers nothing but STUN shows our public address, and the Internet may come
+        // back later than the first round of questions lasts.
+        self.reach.set_demand(true, now);
+        self.reach.set_enclosed(true, now);
         let Joins::Joiner(joiner) = &self.joins else { return };
         let (hints, keys) = (joiner.invite().hints.clone(), joiner.invite().keys());
         let rv = Rendezvous::new(*keys.rv);

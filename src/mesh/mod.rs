@@ -64,6 +64,7 @@ mod clients;
 mod control;
 mod founding;
 mod freshness;
+mod gauges;
 mod introductions;
 mod joining;
 mod ping;
@@ -106,6 +107,7 @@ use wall::Wall;
 use writes::Writes;
 
 pub use founding::{Found, FoundError, Saved};
+pub use gauges::Gauge;
 
 /// One network, as this device sees it.
 pub struct Mesh {

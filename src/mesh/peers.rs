@@ -31,7 +31,7 @@ pub struct Peers {
 
 /// Path checks that are remembered: each peer has a handful under way, and one that was forgotten
 /// is asked again.
-const MAX_CHECKS: usize = 4 * MAX_PEERS;
+pub const MAX_CHECKS: usize = 4 * MAX_PEERS;
 
 impl Peers {
     /// Starts the slot numbers at `first`, which should be random: an answer to the agent before a
@@ -85,6 +85,11 @@ impl Peers {
         }
         self.check_order.push_back(transaction);
         self.checks.insert(transaction, key);
+    }
+
+    /// How many path checks are remembered.
+    pub fn checks_under_way(&self) -> usize {
+        self.checks.len()
     }
 
     /// Whose path check this message answers.

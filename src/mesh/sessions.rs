@@ -122,7 +122,9 @@ impl Mesh {
         }
         match outcome.map_err(|_| InputError::NotAuthentic)? {
             HandshakeOutcome::Established => self.session_stands(key, now),
-            HandshakeOutcome::Responded | HandshakeOutcome::CookieStored => {}
+            // It is where it calls from.
+            HandshakeOutcome::Responded => self.look_no_more(key, now),
+            HandshakeOutcome::CookieStored => {}
         }
         Ok(())
     }
@@ -348,9 +350,7 @@ impl Mesh {
             Who::Sponsor | Who::Admitter => self.sponsor_connected(key, now),
             Who::Guest(_) | Who::Applicant | Who::Removed(_) => {}
         }
-        if let Some(device) = self.peers.get(key).and_then(Peer::device) {
-            self.directory.unwant(&device, now);
-        }
+        self.look_no_more(key, now);
         self.send_waiting(key, now);
         self.connections_changed(now);
     }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use ginnel::api::PeerState;
 
-use crate::crowd::Crowd;
-use crate::net::{NatKind, Weather};
-use crate::tally::{Tally, cpu_time, live_bytes};
-use crate::world::World;
+use super::crowd::Crowd;
+use super::net::{NatKind, Weather};
+use super::tally::{Tally, cpu_time, live_bytes};
+use super::world::World;
 
 /// What was done so far, by all devices together.
 #[derive(Debug, Clone, Copy)]

@@ -3,19 +3,28 @@
 //! A new invariant is a method here and a call in `World::settle` or `World::step`. A breach panics
 //! with the seed, the virtual time, and the command that shows it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::node::{Effect, Node};
-use crate::world::DeviceNo;
+use ginnel::membership::{Author, OpId, SignedOp};
+use ginnel::wire::classify::{Class, classify, counter, receiver_index, sender_index};
+
+use super::node::{Effect, Node};
+use super::world::DeviceNo;
 
 /// More timeouts of one device within a millisecond than any work explains.
 const BUSY: u32 = 1000;
 
 /// Where the serial number of a packet lies: behind the headers of IPv6 and UDP.
 const SERIAL_AT: usize = 48;
+
+/// So many equal bytes in a row are an application's, who fills its packets with one.
+const PLAIN: usize = 40;
+
+/// Counters that are remembered under one key: more than can be under way.
+const COUNTERS: usize = 256;
 
 /// Watches a run.
 pub struct Checks {
@@ -24,6 +33,11 @@ pub struct Checks {
     sent: BTreeMap<u64, (DeviceNo, bool)>,
     /// The millisecond in which a device was last due, and how often in it.
     due: BTreeMap<DeviceNo, (u128, u32)>,
+    /// The op that an author wrote under each number.
+    ops: BTreeMap<(Author, u64), OpId>,
+    known: BTreeSet<OpId>,
+    /// The last counters under each key: by receiver's index, sender and the sender's start.
+    counters: BTreeMap<(u32, DeviceNo, u32), BTreeSet<u64>>,
     trace: DefaultHasher,
     elapsed: Duration,
 }
@@ -31,8 +45,16 @@ pub struct Checks {
 impl Checks {
     /// Nothing happened yet.
     pub fn new(seed: u64) -> Self {
-        let (sent, due) = (BTreeMap::new(), BTreeMap::new());
-        Self { seed, sent, due, trace: DefaultHasher::new(), elapsed: Duration::ZERO }
+        Self {
+            seed,
+            sent: BTreeMap::new(),
+            due: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            known: BTreeSet::new(),
+            counters: BTreeMap::new(),
+            trace: DefaultHasher::new(),
+            elapsed: Duration::ZERO,
+        }
     }
 
     /// The virtual time is now this.
@@ -40,8 +62,7 @@ impl Checks {
         self.elapsed = elapsed;
     }
 
-    /// A hash over who did what when: equal hashes, equal runs. The bytes of datagrams are not in
-    /// it, as boringtun's generator asks the kernel past our `getrandom` for its ephemeral keys.
+    /// A hash over who did what when, to the byte: equal hashes, equal runs.
     pub fn trace(&self) -> u64 {
         self.trace.finish()
     }
@@ -49,11 +70,7 @@ impl Checks {
     /// Ends the run: `what` must not be.
     pub fn fail(&self, what: &str) -> ! {
         let Self { seed, elapsed, .. } = self;
-        panic!("seed {seed} at {elapsed:?}: {what}\n{}", self.replay())
-    }
-
-    fn replay(&self) -> String {
-        format!("replay: SIM_TRACE=1 SIM_SEED={} cargo test --test sim random", self.seed)
+        panic!("world {seed:#x} at {elapsed:?}: {what}")
     }
 
     /// An application sends one more packet: its serial number.
@@ -106,18 +123,92 @@ impl Checks {
         }
     }
 
+    /// Ops came to a device's disk: one is there first at its author, and no author ever writes two
+    /// under one number.
+    pub fn written(&mut self, device: DeviceNo, node: &Node, ops: &[Vec<u8>]) {
+        for op in ops {
+            let network = node.mesh.network();
+            let decoded = SignedOp::decode(op);
+            if decoded.as_ref().is_ok_and(|op| self.known.contains(&op.id())) {
+                continue;
+            }
+            let Ok(op) = decoded.and_then(|op| op.verify(&network)) else {
+                self.fail(&format!("{device:?} wrote what is no op"));
+            };
+            let (id, op) = (op.id(), op.op());
+            match self.ops.get(&(op.author, op.seq)) {
+                Some(known) if *known == id => {}
+                Some(_) => self.fail(&format!("{:?} wrote two ops number {}", op.author, op.seq)),
+                None => {
+                    let own = node.disk.identity().and_then(|identity| identity.admin);
+                    let own = own.is_some_and(|own| op.author == Author::Admin(own.public()));
+                    if !own && !matches!(op.author, Author::Root(_)) {
+                        self.fail(&format!("{device:?} has an op that its author did not write"));
+                    }
+                    self.ops.insert((op.author, op.seq), id);
+                    self.known.insert(id);
+                }
+            }
+        }
+    }
+
+    /// What others say never makes a device grow without end.
+    pub fn bounded(&self, device: DeviceNo, node: &Node) {
+        for gauge in node.mesh.gauges() {
+            if gauge.used > gauge.most {
+                self.fail(&format!("{device:?} has too many: {gauge:?}"));
+            }
+        }
+    }
+
     /// A device does something that others see.
-    pub fn effect(&mut self, device: DeviceNo, effect: &Effect) {
+    pub fn effect(&mut self, device: DeviceNo, life: u32, effect: &Effect) {
         self.trace.write_u128(self.elapsed.as_nanos());
         self.trace.write_usize(device.0);
         match effect {
             Effect::Send(to, bytes) => {
                 self.trace.write(to.to_string().as_bytes());
-                self.trace.write_usize(bytes.len());
+                self.trace.write(bytes);
+                self.sealed(device, *to, bytes);
+                self.counted(device, life, bytes);
             }
             Effect::Beacon(bytes) => self.trace.write(bytes),
             Effect::Publish(item) => self.trace.write(&item.value),
             Effect::Lookup(key) => self.trace.write(format!("{key:?}").as_bytes()),
+        }
+    }
+
+    /// Nothing of an application leaves as it is, and nothing goes to where only tunnels lead.
+    fn sealed(&self, device: DeviceNo, to: SocketAddr, bytes: &[u8]) {
+        let known = !matches!(classify(bytes), Class::Unknown | Class::Relay);
+        let plain = bytes.windows(PLAIN).any(|run| run[0] != 0 && run.iter().all(|b| *b == run[0]));
+        let inside = match to.ip() {
+            IpAddr::V4(v4) => v4.octets()[0] == 10,
+            IpAddr::V6(v6) => v6.octets()[0] == 0xfd,
+        };
+        if !known || plain || inside {
+            self.fail(&format!("{device:?} sends this to {to}: {bytes:02x?}"));
+        }
+    }
+
+    /// No counter is used twice under one key. A handshake message under an index begins a new one.
+    fn counted(&mut self, device: DeviceNo, life: u32, bytes: &[u8]) {
+        if let Some(index) = sender_index(bytes) {
+            let old = self
+                .counters
+                .range((index, DeviceNo(0), 0)..=(index, DeviceNo(usize::MAX), u32::MAX));
+            let old: Vec<_> = old.map(|(key, _)| *key).collect();
+            old.iter().for_each(|key| drop(self.counters.remove(key)));
+        }
+        if let (Some(index), Some(counter)) = (receiver_index(bytes), counter(bytes)) {
+            let used = self.counters.entry((index, device, life)).or_default();
+            let again = !used.insert(counter);
+            if used.len() > COUNTERS {
+                used.pop_first();
+            }
+            if again {
+                self.fail(&format!("{device:?} used counter {counter} twice under one key"));
+            }
         }
     }
 }

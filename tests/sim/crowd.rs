@@ -18,10 +18,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zeroize::Zeroizing;
 
-use crate::clock::EPOCH;
-use crate::net::SiteId;
-use crate::node::{Disk, PORT};
-use crate::world::World;
+use super::clock::EPOCH;
+use super::disk::Disk;
+use super::net::SiteId;
+use super::node::PORT;
+use super::world::World;
 
 /// The members of a network and what each has on its disk.
 pub struct Crowd {
@@ -124,7 +125,7 @@ impl Crowd {
                 files.push(Persist::Root(Zeroizing::new(self.root.seed().to_vec())));
             }
             let files = files.into_iter().map(Arc::new);
-            Disk { files: files.chain([ops.clone()]).collect(), full: false }
+            Disk::of(files.chain([ops.clone()]))
         };
         self.identities.iter().enumerate().map(disk).collect()
     }
@@ -134,7 +135,7 @@ impl Crowd {
         for (number, disk) in self.disks().into_iter().enumerate() {
             let site = place(world, number);
             let saved = disk.saved_with(Some((self.genesis.clone(), self.logs.clone())));
-            world.restore(site, saved, disk);
+            world.restore(site, saved.expect("an identity was written"), disk);
         }
     }
 }

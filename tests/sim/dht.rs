@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// How the DHT behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Manners {
     /// The first value of a lookup comes after this.
     pub first: Duration,
@@ -18,6 +18,10 @@ pub struct Manners {
     pub complete: Duration,
     /// Of a thousand operations, how many fail.
     pub failing: u16,
+    /// Of a thousand look-ups, how many meet nodes that answer first, or only, with an older item.
+    pub stale: u16,
+    /// Of a thousand look-ups, how many meet nodes that say that there is nothing.
+    pub withheld: u16,
     /// Nothing works.
     pub dead: bool,
 }
@@ -28,6 +32,8 @@ impl Manners {
         first: Duration::from_millis(150),
         complete: Duration::from_millis(400),
         failing: 0,
+        stale: 0,
+        withheld: 0,
         dead: false,
     };
 }
@@ -50,7 +56,10 @@ pub struct Operations {
 /// The stored items.
 #[derive(Debug)]
 pub struct Dht {
+    /// The newest of each key, and when it was stored.
     items: BTreeMap<DhtKey, (Duration, SignedItem)>,
+    /// The one before, which nodes that nobody reached with the newest still have.
+    older: BTreeMap<DhtKey, SignedItem>,
     /// How it behaves.
     pub manners: Manners,
     /// What was asked of it.
@@ -60,7 +69,12 @@ pub struct Dht {
 impl Dht {
     /// An empty one.
     pub fn new(manners: Manners) -> Self {
-        Self { items: BTreeMap::new(), manners, operations: Operations::default() }
+        Self {
+            items: BTreeMap::new(),
+            older: BTreeMap::new(),
+            manners,
+            operations: Operations::default(),
+        }
     }
 
     /// Stores an item: what the device hears, and when. Nobody hears a device that is cut off.
@@ -92,7 +106,10 @@ impl Dht {
                 return Err(PublishError::NotMostRecent);
             }
         }
-        self.items.insert(item.key, (now, item));
+        let key = item.key;
+        if let Some((_, before)) = self.items.insert(key, (now, item)) {
+            self.older.insert(key, before);
+        }
         Ok(20)
     }
 
@@ -110,12 +127,26 @@ impl Dht {
         }
         let kept = |(stored, _): &&(Duration, _)| now.saturating_sub(*stored) < MEMORY;
         let found = self.items.get(&key).filter(kept).map(|(_, item)| item.clone());
-        let value = found.map(|item| (self.manners.first, DhtInput::Value(item)));
-        let done = (self.manners.complete, DhtInput::LookupDone(key));
-        value.into_iter().chain([done]).collect()
+        let Manners { first, complete, stale, withheld, .. } = self.manners;
+        let mut values = Vec::new();
+        if !chance(withheld, rng) {
+            if chance(stale, rng) {
+                values.extend(self.older.get(&key).cloned());
+                values.extend(found.filter(|_| chance(500, rng)));
+            } else {
+                values.extend(found);
+            }
+        }
+        let values = values.into_iter().map(|item| (first, DhtInput::Value(item)));
+        values.chain([(complete, DhtInput::LookupDone(key))]).collect()
     }
 
     fn fails(&self, rng: &mut StdRng) -> bool {
-        self.manners.dead || rng.random_range(0..1000) < self.manners.failing
+        self.manners.dead || chance(self.manners.failing, rng)
     }
+}
+
+/// Whether something happens that happens so many times in a thousand.
+fn chance(thousandths: u16, rng: &mut StdRng) -> bool {
+    rng.random_range(0..1000) < thousandths
 }

@@ -3,16 +3,38 @@
 //! The meshes, the packet path, the signatures and the WireGuard sessions are the real ones; the
 //! network, the DHT, the disks and the clocks are simulated. A scenario is a few lines: see
 //! `scenarios.rs`.
+//!
+//! | to add | read | and write |
+//! |---|---|---|
+//! | a scenario | any in `scenarios.rs` | a test beside it |
+//! | an invariant | `Checks::drained` | a method there, and its call in `World::settle` |
+//! | something that goes wrong | `Act::Cut` in `plan.rs` and `history.rs` | a variant, its place in `KINDS`, how it is read, what it does |
+//! | something hostile | `Attack::Flood` in `byzantine.rs` | a variant, its place in `ALL`, what it does |
+//! | a kind of NAT | `NatKind::SYMMETRIC` in `nat.rs` | a constant, and its place in `plan.rs`; `oracle.rs` follows from its fields |
+//!
+//! `random.rs` lives histories by seed and makes small what fails. Modules name each other by
+//! `super`, and only tests need the test harness, so that another package can take this file in as
+//! a module and live the histories of its own bytes (`history::live`).
 
+mod acts;
 mod budgets;
+mod byzantine;
 mod check;
+mod choices;
 mod clock;
 mod crowd;
 mod dht;
+mod disk;
+mod history;
+mod nat;
 mod net;
 mod node;
+mod oracle;
 mod packets;
+mod plan;
 mod random;
+mod recorded;
 mod scenarios;
+mod shrink;
 mod tally;
 mod world;

@@ -1,4 +1,5 @@
-//! The simulated network: hosts behind NATs (RFC 4787) on an Internet with delay and loss.
+//! The simulated network: hosts, sites behind [NATs](super::nat), carriers' networks around sites,
+//! and an Internet with delay, jitter, loss, duplication and an MTU.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,60 +8,15 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// How a NAT picks the public port of a flow (RFC 4787, section 4.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mapping {
-    /// One port for a source, whatever the destination.
-    EndpointIndependent,
-    /// A port for each destination address and port.
-    EndpointDependent,
-}
-
-/// What a NAT lets in (RFC 4787, section 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filtering {
-    /// Everything that meets a mapping.
-    EndpointIndependent,
-    /// From addresses that were sent to.
-    AddressDependent,
-    /// From addresses and ports that were sent to.
-    AddressAndPortDependent,
-}
-
-/// What kind of NAT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NatKind {
-    /// How it maps.
-    pub mapping: Mapping,
-    /// What it lets in.
-    pub filtering: Filtering,
-    /// After how long without an outgoing packet a mapping ends.
-    pub expiry: Duration,
-}
-
-impl NatKind {
-    /// What Linux does, and most home routers.
-    pub const PORT_RESTRICTED: Self = Self {
-        mapping: Mapping::EndpointIndependent,
-        filtering: Filtering::AddressAndPortDependent,
-        expiry: Duration::from_secs(120),
-    };
-    /// Everybody may use a mapping.
-    pub const FULL_CONE: Self =
-        Self { filtering: Filtering::EndpointIndependent, ..Self::PORT_RESTRICTED };
-    /// Whoever was sent to may use it, from any port.
-    pub const ADDRESS_RESTRICTED: Self =
-        Self { filtering: Filtering::AddressDependent, ..Self::PORT_RESTRICTED };
-    /// A NAT that no hole can be punched in from another of its kind.
-    pub const SYMMETRIC: Self =
-        Self { mapping: Mapping::EndpointDependent, ..Self::PORT_RESTRICTED };
-}
+use super::nat::Nat;
+pub use super::nat::NatKind;
+use super::oracle::Situation;
 
 /// Number of a host in the simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(pub usize);
 
-/// Number of a site: a local network, with or without a NAT.
+/// Number of a site: a network behind a NAT, of hosts or, where it is a carrier's, of sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteId(pub usize);
 
@@ -72,24 +28,14 @@ struct Host {
 
 #[derive(Debug)]
 struct Site {
-    public: Ipv4Addr,
-    nat: NatKind,
+    nat: Nat,
+    /// The carrier's network that it is in; `None` is the Internet.
+    within: Option<SiteId>,
     hosts: BTreeSet<HostId>,
-    mappings: Vec<NatMapping>,
-}
-
-#[derive(Debug)]
-struct NatMapping {
-    inside: SocketAddr,
-    /// The destination it is for, where the NAT maps by endpoint.
-    towards: Option<SocketAddr>,
-    port: u16,
-    sent_to: BTreeMap<SocketAddr, Duration>,
-    last: Duration,
 }
 
 /// Delay, loss and duplication of the Internet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weather {
     /// One way between two sites.
     pub delay: Duration,
@@ -99,19 +45,29 @@ pub struct Weather {
     pub loss: u16,
     /// Of a thousand datagrams, how many come twice.
     pub duplication: u16,
+    /// The longest IPv4 packet that gets through, in bytes.
+    pub mtu: u16,
 }
 
 impl Weather {
     /// 25 ms one way and nothing lost.
-    pub const FAIR: Self =
-        Self { delay: Duration::from_millis(25), jitter: Duration::ZERO, loss: 0, duplication: 0 };
+    pub const FAIR: Self = Self {
+        delay: Duration::from_millis(25),
+        jitter: Duration::ZERO,
+        loss: 0,
+        duplication: 0,
+        mtu: 1500,
+    };
 }
 
 /// One way within a site.
 const LAN_DELAY: Duration = Duration::from_micros(300);
 
-/// The longest UDP payload that the simulated Internet carries: an Ethernet's.
+/// The longest UDP payload of a local network: an Ethernet's.
 const MAX_PAYLOAD: usize = 1472;
+
+/// The headers of IPv4 and UDP.
+const HEADERS: usize = 28;
 
 /// A datagram that will arrive.
 #[derive(Debug, Clone)]
@@ -133,13 +89,16 @@ pub struct Net {
     sites: Vec<Site>,
     /// Who has an address, by where it is seen: in a site, or on the Internet.
     holders: HashMap<(Option<SiteId>, Ipv4Addr), HostId>,
-    /// The NAT that has a public address.
-    routers: HashMap<Ipv4Addr, SiteId>,
+    /// The NAT that has an address, likewise.
+    routers: HashMap<(Option<SiteId>, Ipv4Addr), SiteId>,
     cut: BTreeMap<HostId, Duration>,
+    /// Sites without the Internet, and until when.
+    isolated: BTreeMap<SiteId, Duration>,
     /// Delay, loss, duplication.
     pub weather: Weather,
 }
 
+/// A network that is being built, and that things happen to.
 impl Net {
     /// An empty Internet.
     pub fn new(weather: Weather) -> Self {
@@ -149,17 +108,27 @@ impl Net {
             holders: HashMap::new(),
             routers: HashMap::new(),
             cut: BTreeMap::new(),
+            isolated: BTreeMap::new(),
             weather,
         }
     }
 
-    /// A local network behind a NAT.
+    /// A local network behind a NAT; also a carrier's network, for [`site_within`](Self::site_within).
     pub fn site(&mut self, nat: NatKind) -> SiteId {
-        let number = self.sites.len() as u32;
-        let public = Ipv4Addr::from_bits(0x0b00_0100 + number);
+        let public = Ipv4Addr::from_bits(0x0b00_0100 + self.sites.len() as u32);
+        self.add_site(Nat::new(public, nat), None)
+    }
+
+    /// A local network behind a NAT, of which the outside is behind the carrier's.
+    pub fn site_within(&mut self, nat: NatKind, carrier: SiteId) -> SiteId {
+        let public = Ipv4Addr::from_bits(0x6440_0100 + self.sites.len() as u32);
+        self.add_site(Nat::new(public, nat), Some(carrier))
+    }
+
+    fn add_site(&mut self, nat: Nat, within: Option<SiteId>) -> SiteId {
         let id = SiteId(self.sites.len());
-        self.sites.push(Site { public, nat, hosts: BTreeSet::new(), mappings: Vec::new() });
-        self.routers.insert(public, id);
+        self.routers.insert((within, nat.public), id);
+        self.sites.push(Site { nat, within, hosts: BTreeSet::new() });
         id
     }
 
@@ -192,24 +161,18 @@ impl Net {
         }
     }
 
-    /// The host's own address.
-    pub fn address(&self, host: HostId) -> Ipv4Addr {
-        self.hosts[host.0].address
-    }
-
-    /// Hosts of the same site, for multicast.
-    pub fn neighbours(&self, host: HostId) -> Vec<HostId> {
-        let Some(site) = self.hosts[host.0].site else { return Vec::new() };
-        self.sites[site.0].hosts.iter().copied().filter(|other| *other != host).collect()
-    }
-
     /// The site's public address becomes another one, and its mappings are gone.
     pub fn renumber(&mut self, id: SiteId) {
-        let site = &mut self.sites[id.0];
-        self.routers.remove(&site.public);
-        site.public = Ipv4Addr::from_bits(site.public.to_bits() + 0x0001_0000);
-        site.mappings.clear();
-        self.routers.insert(site.public, id);
+        let Site { nat, within, .. } = &mut self.sites[id.0];
+        self.routers.remove(&(*within, nat.public));
+        nat.public = Ipv4Addr::from_bits(nat.public.to_bits() + 0x0001_0000);
+        nat.forget();
+        self.routers.insert((*within, nat.public), id);
+    }
+
+    /// The site's router forgets its mappings.
+    pub fn restart_router(&mut self, site: SiteId) {
+        self.sites[site.0].nat.forget();
     }
 
     /// The host moves to another site (or the open Internet) and gets another address.
@@ -229,11 +192,66 @@ impl Net {
         self.cut.insert(host, until);
     }
 
+    /// Nothing enters or leaves the site until `until`; its hosts reach one another.
+    pub fn cut_site(&mut self, site: SiteId, until: Duration) {
+        self.isolated.insert(site, until);
+    }
+
     /// Everybody who was cut off is back.
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.isolated.clear();
+    }
+}
+
+/// What is where.
+impl Net {
+    /// The host's own address.
+    pub fn address(&self, host: HostId) -> Ipv4Addr {
+        self.hosts[host.0].address
     }
 
+    /// The host's site.
+    pub fn site_of(&self, host: HostId) -> Option<SiteId> {
+        self.hosts[host.0].site
+    }
+
+    /// What stands between a site and the Internet.
+    pub fn situation(&self, site: Option<SiteId>) -> Situation {
+        let outer = |site: &SiteId| self.sites[site.0].within;
+        let chain = std::iter::successors(site, outer);
+        Situation {
+            site,
+            carrier: site.as_ref().and_then(outer),
+            nats: chain.map(|site| self.sites[site.0].nat.kind).collect(),
+        }
+    }
+
+    /// Hosts of the same site that hear each other's multicasts.
+    pub fn neighbours(&self, host: HostId, now: Duration) -> Vec<HostId> {
+        let site = self.hosts[host.0].site.filter(|_| !self.is_cut(host, now));
+        let Some(site) = site else { return Vec::new() };
+        let others = self.sites[site.0].hosts.iter().copied();
+        others.filter(|other| *other != host && !self.is_cut(*other, now)).collect()
+    }
+
+    /// Whether nothing of the Internet reaches the host now.
+    pub fn is_offline(&self, host: HostId, now: Duration) -> bool {
+        let isolated = self.hosts[host.0].site.is_some_and(|site| self.is_isolated(site, now));
+        isolated || self.is_cut(host, now)
+    }
+
+    fn is_cut(&self, host: HostId, now: Duration) -> bool {
+        self.cut.get(&host).is_some_and(|until| now < *until)
+    }
+
+    fn is_isolated(&self, site: SiteId, now: Duration) -> bool {
+        self.isolated.get(&site).is_some_and(|until| now < *until)
+    }
+}
+
+/// The ways of a datagram.
+impl Net {
     /// Sends a datagram from a port of a host: where it arrives, if anywhere.
     pub fn send(
         &mut self,
@@ -248,21 +266,17 @@ impl Net {
         }
         let Host { address, site } = self.hosts[host.0];
         let inside = SocketAddr::from((address, port));
-        if let Some(site) = site
-            && let Some(neighbour) = self.find_inside(site, to.ip())
-        {
+        if let Some(neighbour) = site.and_then(|site| self.holder(Some(site), to.ip())) {
             return self.arrive(neighbour, inside, to, LAN_DELAY, now);
         }
-        let from = match site {
-            Some(site) => self.sites[site.0].translate_out(inside, to, now, rng),
-            None => inside,
-        };
         let lost = rng.random_range(0..1000) < self.weather.loss;
         let copies = usize::from(rng.random_range(0..1000) < self.weather.duplication) + 1;
-        if lost {
+        let Some((host, from, to)) = self.climb(site, inside, to, now, rng) else {
+            return Vec::new();
+        };
+        if lost || len + HEADERS > usize::from(self.weather.mtu) {
             return Vec::new();
         }
-        let Some((host, to)) = self.find_outside(to, from, now) else { return Vec::new() };
         let arrivals = (0..copies).flat_map(|_| {
             let jitter = self.weather.jitter.mul_f64(rng.random_range(0.0..1.0));
             self.arrive(host, from, to, self.weather.delay + jitter, now)
@@ -281,79 +295,61 @@ impl Net {
         if self.is_cut(host, now) { Vec::new() } else { vec![Arrival { after, host, from, to }] }
     }
 
-    /// Whether nothing reaches or leaves the host now.
-    pub fn is_cut(&self, host: HostId, now: Duration) -> bool {
-        self.cut.get(&host).is_some_and(|until| now < *until)
-    }
-
-    fn find_inside(&self, site: SiteId, address: IpAddr) -> Option<HostId> {
-        let IpAddr::V4(address) = address else { return None };
-        self.holders.get(&(Some(site), address)).copied()
-    }
-
-    fn find_outside(
+    /// Out through one NAT after the other, until somebody there has the address.
+    fn climb(
         &mut self,
-        to: SocketAddr,
-        from: SocketAddr,
-        now: Duration,
-    ) -> Option<(HostId, SocketAddr)> {
-        let IpAddr::V4(address) = to.ip() else { return None };
-        if let Some(host) = self.holders.get(&(None, address)) {
-            return Some((*host, to));
-        }
-        let site = *self.routers.get(&address)?;
-        let inside = self.sites[site.0].translate_in(to.port(), from, now)?;
-        Some((self.find_inside(site, inside.ip())?, inside))
-    }
-}
-
-impl Site {
-    fn translate_out(
-        &mut self,
-        inside: SocketAddr,
+        mut place: Option<SiteId>,
+        mut from: SocketAddr,
         to: SocketAddr,
         now: Duration,
         rng: &mut StdRng,
-    ) -> SocketAddr {
-        let towards = match self.nat.mapping {
-            Mapping::EndpointIndependent => None,
-            Mapping::EndpointDependent => Some(to),
-        };
-        self.expire(now);
-        let known = self.mappings.iter().position(|m| m.inside == inside && m.towards == towards);
-        let at = known.unwrap_or_else(|| {
-            let free = |port: u16, all: &[NatMapping]| all.iter().all(|m| m.port != port);
-            let mut port = inside.port();
-            while towards.is_some() || !free(port, &self.mappings) {
-                port = rng.random_range(1024..=65_535);
-                if free(port, &self.mappings) {
-                    break;
-                }
+    ) -> Option<(HostId, SocketAddr, SocketAddr)> {
+        while let Some(site) = place {
+            if self.is_isolated(site, now) {
+                return None;
             }
-            let sent_to = BTreeMap::new();
-            self.mappings.push(NatMapping { inside, towards, port, sent_to, last: now });
-            self.mappings.len() - 1
-        });
-        let mapping = &mut self.mappings[at];
-        mapping.last = now;
-        mapping.sent_to.insert(to, now);
-        SocketAddr::from((self.public, mapping.port))
+            let Site { nat, within, .. } = &mut self.sites[site.0];
+            let outside = nat.translate_out(from, to, now, rng)?;
+            if to.ip() == outside.ip() {
+                let inside =
+                    nat.translate_in(to.port(), outside, now).filter(|_| nat.kind.hairpin)?;
+                return self.descend(place, outside, inside, now);
+            }
+            (place, from) = (*within, outside);
+            if self.is_taken(place, to.ip()) {
+                break;
+            }
+        }
+        self.descend(place, from, to, now)
     }
 
-    fn translate_in(&mut self, port: u16, from: SocketAddr, now: Duration) -> Option<SocketAddr> {
-        self.expire(now);
-        let filtering = self.nat.filtering;
-        let mapping = self.mappings.iter_mut().find(|mapping| mapping.port == port)?;
-        let let_in = match filtering {
-            Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => mapping.sent_to.keys().any(|to| to.ip() == from.ip()),
-            Filtering::AddressAndPortDependent => mapping.sent_to.contains_key(&from),
-        };
-        let_in.then_some(mapping.inside)
+    /// In through the NAT that has the address, and the ones behind it.
+    fn descend(
+        &mut self,
+        place: Option<SiteId>,
+        from: SocketAddr,
+        to: SocketAddr,
+        now: Duration,
+    ) -> Option<(HostId, SocketAddr, SocketAddr)> {
+        if let Some(host) = self.holder(place, to.ip()) {
+            return Some((host, from, to));
+        }
+        let IpAddr::V4(address) = to.ip() else { return None };
+        let site = *self.routers.get(&(place, address))?;
+        if self.is_isolated(site, now) {
+            return None;
+        }
+        let inside = self.sites[site.0].nat.translate_in(to.port(), from, now)?;
+        self.descend(Some(site), from, inside, now)
     }
 
-    fn expire(&mut self, now: Duration) {
-        let expiry = self.nat.expiry;
-        self.mappings.retain(|mapping| now.saturating_sub(mapping.last) < expiry);
+    fn is_taken(&self, place: Option<SiteId>, address: IpAddr) -> bool {
+        let IpAddr::V4(v4) = address else { return false };
+        self.holder(place, address).is_some() || self.routers.contains_key(&(place, v4))
+    }
+
+    fn holder(&self, place: Option<SiteId>, address: IpAddr) -> Option<HostId> {
+        let IpAddr::V4(address) = address else { return None };
+        self.holders.get(&(place, address)).copied()
     }
 }

@@ -1,7 +1,7 @@
 //! One simulated device: a real mesh and the real packet path, with a simulated socket and disk.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,16 +10,12 @@ use ginnel::forward::coalesce::Merge;
 use ginnel::forward::egress::Egress;
 use ginnel::forward::ingress::{Ingress, Run};
 use ginnel::forward::{DropCounters, ForwardingTable, HandshakeGuard, Shared, Upcalls};
-use ginnel::identity::{Identity, RootSecret};
-use ginnel::membership::{Genesis, Logs, SignedOp};
 use ginnel::mesh::event::{Input, InterfaceConfig, Output, Persist, RequestId, Ticket};
-use ginnel::mesh::ledger::gather;
-use ginnel::mesh::{Mesh, Saved, Settings};
+use ginnel::mesh::{Mesh, Settings};
 use ginnel::wire::classify::classify;
-use ginnel::wire::record::NetworkSecret;
-use ginnel::wire::saved::Intent;
 
-use crate::net::HostId;
+use super::disk::Disk;
+use super::net::HostId;
 
 /// The UDP port of every simulated device.
 pub const PORT: u16 = 41641;
@@ -32,6 +28,14 @@ pub struct Node {
     pub mesh: Mesh,
     /// What the disk holds.
     pub disk: Disk,
+    /// By how many seconds its wall clock is wrong.
+    pub clock: i64,
+    /// Whether the network was left, or its join given up.
+    pub gone: bool,
+    /// How many times it started.
+    pub life: u32,
+    /// What is left of its power, and how much of the last write is done then.
+    power: Option<(u8, u8)>,
     /// The interface, where it is on.
     pub interface: Option<InterfaceConfig>,
     /// What the clients of this device were answered.
@@ -47,89 +51,8 @@ pub struct Node {
     ingress: Ingress,
     egress: Egress,
     requests: u64,
-}
-
-/// What survives a crash.
-#[derive(Debug, Default, Clone)]
-pub struct Disk {
-    /// The files, by kind; ops are appended.
-    pub files: Vec<Arc<Persist>>,
-    /// Whether writes fail.
-    pub full: bool,
-}
-
-impl Disk {
-    /// What a restart reads: the newest of each file, and all ops.
-    pub fn saved(&self) -> Saved {
-        let genesis = self.newest(|file| match file {
-            Persist::Genesis(bytes) => Some(bytes),
-            _ => None,
-        });
-        let genesis = genesis.map(|bytes| Genesis::decode(bytes).expect("a true genesis"));
-        self.saved_with(genesis.map(|genesis| (self.logs(&genesis), genesis)).map(|(l, g)| (g, l)))
-    }
-
-    /// The same, where the logs were read already.
-    pub fn saved_with(&self, genesis: Option<(Genesis, Logs)>) -> Saved {
-        let identity = self.newest(|file| match file {
-            Persist::Identity(bytes) => Some(bytes),
-            _ => None,
-        });
-        let root = self.newest(|file| match file {
-            Persist::Root(bytes) => Some(bytes),
-            _ => None,
-        });
-        let secret = self.newest(|file| match file {
-            Persist::Secrets(bytes) => Some(bytes),
-            _ => None,
-        });
-        let cache = self.newest(|file| match file {
-            Persist::Cache(bytes) => Some(bytes),
-            _ => None,
-        });
-        let intent = self.newest(|file| match file {
-            Persist::Intent(bytes) => Some(bytes),
-            _ => None,
-        });
-        Saved {
-            identity: Identity::decode(identity.expect("an identity is written first"))
-                .expect("a true identity"),
-            root: root.map(|seed| RootSecret::from_seed(seed.try_into().expect("32 bytes"))),
-            genesis,
-            secret: secret.and_then(NetworkSecret::decode),
-            cache: cache.map(<[u8]>::to_vec).unwrap_or_default(),
-            intent: Intent::decode(intent.expect("an intent is written")).expect("a true intent"),
-        }
-    }
-
-    fn newest(&self, wanted: fn(&Persist) -> Option<&[u8]>) -> Option<&[u8]> {
-        self.files.iter().rev().find_map(|file| wanted(file))
-    }
-
-    fn logs(&self, genesis: &Genesis) -> Logs {
-        let mut verified = Vec::new();
-        for file in &self.files {
-            let Persist::Ops(ops) = &**file else { continue };
-            for op in ops {
-                let op = SignedOp::decode(op).and_then(|op| op.verify(&genesis.network_id()));
-                verified.push(op.expect("only true ops are written"));
-            }
-        }
-        let (logs, left) = gather(genesis.root, verified);
-        assert_eq!(left, 0, "every op on disk has a place");
-        logs
-    }
-
-    /// Writes files; but for ops, which are appended, the newest takes the place of the one before.
-    fn write(&mut self, files: Vec<Persist>) {
-        for file in files {
-            let kind = std::mem::discriminant(&file);
-            if !matches!(file, Persist::Ops(_)) {
-                self.files.retain(|old| std::mem::discriminant(&**old) != kind);
-            }
-            self.files.push(Arc::new(file));
-        }
-    }
+    /// Ops that came to the disk since they were looked at.
+    pub written: Vec<Vec<u8>>,
 }
 
 /// What a device wants of the world.
@@ -175,6 +98,10 @@ impl Node {
         Self {
             host,
             disk: Disk::default(),
+            clock: 0,
+            gone: false,
+            life: 0,
+            power: None,
             interface: None,
             answers: Vec::new(),
             received: Vec::new(),
@@ -186,6 +113,7 @@ impl Node {
             ingress: Ingress::new(Merge::Plain),
             egress: Egress::new(false),
             requests: 0,
+            written: Vec::new(),
             mesh,
         }
     }
@@ -265,6 +193,13 @@ impl Node {
         effects
     }
 
+    /// Seals a packet for the member with this address, past everything that would refuse it.
+    pub fn seal(&self, to: Ipv6Addr, packet: &[u8], now: Instant) -> Option<Effect> {
+        let slot = self.table.route(to.into())?;
+        let sealed = slot.tunnel.lock().seal_to_vec(packet, now).ok()?;
+        Some(Effect::Send(slot.endpoint()?, sealed))
+    }
+
     fn go_up(&mut self, now: Instant) {
         let upcalls: Vec<_> = self.upcalls.drain().collect();
         for upcall in upcalls {
@@ -272,10 +207,34 @@ impl Node {
         }
     }
 
-    /// Does what the mesh wants done on this device; the rest is for the world.
+    /// The power fails after so many more things that the mesh wants done; if the next one is a
+    /// write, so much of it, of 256, is done.
+    pub fn fail_after(&mut self, outputs: u8, written: u8) {
+        self.power = Some((outputs.saturating_add(1), written));
+    }
+
+    /// Whether the power failed.
+    pub fn is_dead(&self) -> bool {
+        self.power.is_some_and(|(outputs, _)| outputs == 0)
+    }
+
+    /// Does what the mesh wants done on this device, for as long as there is power; the rest is for
+    /// the world.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
-        while let Some(output) = self.mesh.poll_output() {
+        while !self.is_dead() && !self.gone {
+            let due = self.mesh.poll_timeout();
+            let Some(output) = self.mesh.poll_output() else { break };
+            assert!(due.is_some_and(|(at, _)| at <= now), "output waits and is not due: {due:?}");
+            if let Some((left, written)) = &mut self.power {
+                *left -= 1;
+                if *left == 0 {
+                    if let Output::Persist(files, _) = output {
+                        self.disk.tear(files, *written);
+                    }
+                    break;
+                }
+            }
             match output {
                 Output::Transmit(transmit) => {
                     effects.push(Effect::Send(transmit.to, transmit.payload));
@@ -283,7 +242,8 @@ impl Node {
                 Output::Beacon(beacon) => effects.push(Effect::Beacon(beacon)),
                 Output::Publish(item) => effects.push(Effect::Publish(item)),
                 Output::Lookup(key) => effects.push(Effect::Lookup(key)),
-                Output::MapPort | Output::UnmapPort | Output::Forget => {}
+                Output::MapPort | Output::UnmapPort => {}
+                Output::Forget => self.gone = true,
                 Output::Table(table) => self.table = table,
                 Output::Configure(interface) => self.interface = interface,
                 Output::Persist(files, ticket) => self.persist(files, ticket, now),
@@ -294,12 +254,15 @@ impl Node {
     }
 
     fn persist(&mut self, files: Vec<Persist>, ticket: Option<Ticket>, now: Instant) {
-        let result = if self.disk.full {
-            Err("the disk is full".to_owned())
-        } else {
-            self.disk.write(files);
-            Ok(())
-        };
+        let ops = files.iter().filter_map(|file| match file {
+            Persist::Ops(ops) => Some(ops.clone()),
+            _ => None,
+        });
+        let ops: Vec<_> = ops.flatten().collect();
+        let result = self.disk.write(files);
+        if result.is_ok() {
+            self.written.extend(ops);
+        }
         if let Some(ticket) = ticket {
             self.input(Input::Persisted(ticket, result), now);
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ginnel::api::{NetworkState, PathKind, PeerState, Request, Response};
 
-use crate::net::{NatKind, SiteId, Weather};
-use crate::world::{DeviceNo, World};
+use super::net::{NatKind, SiteId, Weather};
+use super::world::{DeviceNo, World};
 
 fn connected(world: &World, device: DeviceNo) -> usize {
     let status = world.nodes[device.0].status(world.now());
@@ -229,6 +229,19 @@ fn an_invite_works_once() {
     });
     assert!(refused);
     assert_eq!(world.nodes[a.0].status(world.now()).peers.len(), 1);
+}
+
+#[test]
+fn a_device_joins_though_the_internet_came_only_after_it_began() {
+    let mut world = World::new(13, Weather::FAIR);
+    let sites = [0, 1].map(|_| world.net.site(NatKind::PORT_RESTRICTED));
+    let (_, token) = world.create(Some(sites[0]), "a");
+    let until = world.elapsed() + Duration::from_secs(10);
+    world.net.cut_site(sites[1], until);
+    let (b, request) = world.join(Some(sites[1]), "b", &token);
+    world.run_until(Duration::from_secs(60), |world| world.nodes[b.0].answer(request).is_some());
+    let answer = world.nodes[b.0].answer(request);
+    assert!(matches!(answer, Some(Response::Joined(_))), "{answer:?}");
 }
 
 /// Theory says so (RFC 5128, section 3.3): neither side can tell the other its next port.

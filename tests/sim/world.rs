@@ -1,45 +1,38 @@
 //! The world: one event queue, virtual time, one seed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ginnel::api::{Request, Response};
-use ginnel::membership::{GenesisPool, UnixTime};
-use ginnel::mesh::event::{DhtInput, Input, InterfaceAddress, InterfaceSnapshot, RequestId};
-use ginnel::mesh::wall::Wall;
-use ginnel::mesh::{Found, Mesh, Saved};
-use ginnel::wire::classify::classify;
+use ginnel::mesh::event::{DhtInput, Input};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
-use crate::check::Checks;
-use crate::clock::{EPOCH, VirtualTime};
-use crate::dht::{Dht, Manners};
-use crate::net::{HostId, Net, SiteId, Weather};
-use crate::node::{Disk, Effect, Node, PORT, settings};
-use crate::packets::{binding_success, udp6};
-use crate::tally::{STUN_PORT, Tally};
+use super::check::Checks;
+use super::clock::{EPOCH, VirtualTime};
+use super::dht::{Dht, Manners};
+use super::net::{HostId, Net, Weather};
+use super::node::{Effect, Node, PORT};
+use super::packets::binding_success;
+use super::recorded::{Datagram, Recorded};
+use super::tally::Tally;
 
 /// Number of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceNo(pub usize);
 
 /// Something that will happen.
-enum Event {
-    Datagram {
-        host: HostId,
-        from: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    },
+pub(super) enum Event {
+    Datagram(Datagram),
     Beacon {
         host: HostId,
         from: SocketAddr,
         bytes: Vec<u8>,
     },
+    /// To a device that did not lose its power since it asked.
     Dht {
         device: DeviceNo,
+        life: u32,
         input: DhtInput,
     },
     /// Only where the device was not scheduled otherwise since.
@@ -49,12 +42,12 @@ enum Event {
 
 /// Everything.
 pub struct World {
-    time: VirtualTime,
+    pub(super) time: VirtualTime,
     elapsed: Duration,
     queue: BTreeMap<(Duration, u64), Event>,
     events: u64,
     /// When each device was last scheduled to be due.
-    due: BTreeMap<DeviceNo, Duration>,
+    pub(super) due: BTreeMap<DeviceNo, Duration>,
     start: Instant,
     /// The network.
     pub net: Net,
@@ -65,11 +58,13 @@ pub struct World {
     /// The devices.
     pub nodes: Vec<Node>,
     /// Which device is on a host.
-    devices: HashMap<HostId, DeviceNo>,
+    pub(super) devices: HashMap<HostId, DeviceNo>,
     /// Whether to show what each device does and when.
     tracing: bool,
-    rng: StdRng,
-    stun: HostId,
+    pub(super) rng: StdRng,
+    pub(super) stun: HostId,
+    /// What an adversary on the path saw lately.
+    pub(super) recorded: Recorded,
     /// Watches that what must hold does.
     pub checks: Checks,
 }
@@ -97,6 +92,7 @@ impl World {
             tracing: std::env::var_os("SIM_TRACE").is_some(),
             rng: StdRng::seed_from_u64(seed),
             stun,
+            recorded: Recorded::default(),
             checks: Checks::new(seed),
         }
     }
@@ -111,141 +107,12 @@ impl World {
         self.elapsed
     }
 
-    fn wall(&self) -> Wall {
-        Wall::new(UnixTime(EPOCH + self.elapsed.as_secs()), self.now())
-    }
-
-    /// A device founds a network.
-    pub fn create(&mut self, site: Option<SiteId>, name: &str) -> (DeviceNo, String) {
-        let request = RequestId(0);
-        let found = Found {
-            network: "home".parse().expect("a label"),
-            device: name.parse().expect("a label"),
-            pool: GenesisPool::Default,
-            invite: true,
-            request,
-        };
-        let (seed, now) = (self.rng.random(), self.now());
-        let mesh = Mesh::found(found, settings(), seed, self.wall(), now).expect("it is founded");
-        let device = self.add(site, mesh);
-        let answered = self.run_until(Duration::from_secs(10), |world| {
-            world.nodes[device.0].answer(request).is_some()
-        });
-        assert!(answered, "create was not answered");
-        let Some(Response::Created(created)) = self.nodes[device.0].answer(request) else {
-            panic!("create failed: {:?}", self.nodes[device.0].answer(request));
-        };
-        (device, created.invite.clone().expect("an invite was asked for"))
-    }
-
-    /// A device begins to join.
-    pub fn join(
-        &mut self,
-        site: Option<SiteId>,
-        name: &str,
-        invite: &str,
-    ) -> (DeviceNo, RequestId) {
-        let join = (
-            invite.parse().expect("a true invite"),
-            name.parse().expect("a label"),
-            Duration::from_secs(120),
-        );
-        let (seed, now) = (self.rng.random(), self.now());
-        let mesh = Mesh::take_up(join, settings(), seed, self.wall(), now);
-        let device = self.add(site, mesh);
-        let (invite, name) = (invite.to_owned(), name.to_owned());
-        let request = Request::Join { invite, device: name, timeout_ms: 120_000 };
-        let id = self.ask(device, request);
-        (device, id)
-    }
-
-    fn add(&mut self, site: Option<SiteId>, mesh: Mesh) -> DeviceNo {
-        let host = self.net.host(site);
-        let device = DeviceNo(self.nodes.len());
-        self.nodes.push(Node::new(host, mesh, self.now()));
-        self.devices.insert(host, device);
-        self.present(device);
-        self.schedule(Duration::from_secs(60), Event::Minute(device));
-        device
-    }
-
-    /// A device that was admitted before the run starts from its disk.
-    pub fn restore(&mut self, site: Option<SiteId>, saved: Saved, disk: Disk) -> DeviceNo {
-        let (seed, now) = (self.rng.random(), self.now());
-        let mesh = Mesh::restore(saved, settings(), seed, self.wall(), now);
-        let device = self.add(site, mesh);
-        self.nodes[device.0].disk = disk;
-        device
-    }
-
-    /// Tells a device that starts what there is.
-    fn present(&mut self, device: DeviceNo) {
+    /// A device that something will be done with, under its own wall clock; and the time.
+    pub(super) fn on(&mut self, device: DeviceNo) -> (&mut Node, Instant) {
         let now = self.now();
-        let snapshot = self.interfaces(self.nodes[device.0].host);
-        let servers = [self.stun, HostId(self.stun.0 + 1)]
-            .map(|server| SocketAddr::from((self.net.address(server), STUN_PORT)));
         let node = &mut self.nodes[device.0];
-        node.input(Input::Interfaces(snapshot), now);
-        node.input(Input::Dht(DhtInput::State(ginnel::api::DhtState::Ready, 20)), now);
-        node.input(Input::StunServers(servers.to_vec()), now);
-        self.settle(device);
-    }
-
-    fn interfaces(&self, host: HostId) -> InterfaceSnapshot {
-        let address = IpAddr::V4(self.net.address(host));
-        let link = InterfaceAddress { link: 2, address, prefix_len: 24, mtu: 1500 };
-        InterfaceSnapshot { addresses: vec![link], default_route: (true, false) }
-    }
-
-    /// A client of a device asks.
-    pub fn ask(&mut self, device: DeviceNo, request: Request) -> RequestId {
-        let now = self.now();
-        let id = self.nodes[device.0].ask(request, now);
-        self.settle(device);
-        id
-    }
-
-    /// An application on a device sends a packet.
-    pub fn send(&mut self, device: DeviceNo, packet: &[u8]) {
-        let now = self.now();
-        let effects = self.nodes[device.0].send(packet, now);
-        self.take_effect(device, effects);
-        self.settle(device);
-    }
-
-    /// Sends a UDP packet that bears `mark` from one device to the overlay address of another.
-    pub fn send_between(&mut self, from: DeviceNo, to: DeviceNo, mark: u8) {
-        let address = |device: DeviceNo| self.nodes[device.0].status(self.now()).this.ipv6;
-        let (source, destination) = (address(from), address(to));
-        let mut payload = self.checks.packet_sent(from).to_be_bytes().to_vec();
-        payload.extend_from_slice(&[mark; 64]);
-        let packet = udp6(source, destination, &payload);
-        self.send(from, &packet);
-    }
-
-    /// Whether a packet with this mark came out of a device's interface.
-    pub fn has_received(&self, device: DeviceNo, mark: u8) -> bool {
-        self.nodes[device.0].received.iter().any(|packet| packet.ends_with(&[mark; 64]))
-    }
-
-    /// The power fails; then the device starts again from its disk.
-    pub fn crash_and_restart(&mut self, device: DeviceNo) {
-        let host = self.nodes[device.0].host;
-        let disk = self.nodes[device.0].disk.clone();
-        let (seed, now) = (self.rng.random(), self.now());
-        let mesh = Mesh::restore(disk.saved(), settings(), seed, self.wall(), now);
-        self.nodes[device.0] = Node::new(host, mesh, now);
-        self.nodes[device.0].disk = disk;
-        self.due.remove(&device);
-        self.present(device);
-    }
-
-    /// The device's host moved, or its links changed.
-    pub fn links_changed(&mut self, device: DeviceNo) {
-        let now = self.now();
-        let snapshot = self.interfaces(self.nodes[device.0].host);
-        self.nodes[device.0].input(Input::Interfaces(snapshot), now);
-        self.settle(device);
+        self.time.set_wall(EPOCH.saturating_add_signed(node.clock));
+        (node, now)
     }
 
     /// Runs until `done`, for `limit` at most. Whether it was done.
@@ -279,39 +146,46 @@ impl World {
         let now = self.time.set(at);
         debug_assert_eq!(now, self.now());
         match event {
-            Event::Datagram { host, from, to, bytes } if host.0 <= self.stun.0 + 1 => {
+            Event::Datagram(Datagram { host, from, to, bytes }) if host.0 <= self.stun.0 + 1 => {
                 self.reflect(host, from, to, &bytes);
             }
-            Event::Datagram { host, from, bytes, .. } => {
+            Event::Datagram(Datagram { host, from, bytes, .. }) => {
                 let Some(device) = self.device_at(host) else { return };
-                let effects = self.nodes[device.0].receive(from, &bytes, now);
+                let (node, now) = self.on(device);
+                let effects = node.receive(from, &bytes, now);
                 self.take_effect(device, effects);
                 self.settle(device);
             }
             Event::Beacon { host, from, bytes } => {
                 let Some(device) = self.device_at(host) else { return };
-                self.nodes[device.0].input(Input::Lan { from, datagram: bytes }, now);
+                let (node, now) = self.on(device);
+                node.input(Input::Lan { from, datagram: bytes }, now);
                 self.settle(device);
             }
-            Event::Dht { device, input } => {
-                self.nodes[device.0].input(Input::Dht(input), now);
-                self.settle(device);
+            Event::Dht { device, life, input } => {
+                let (node, now) = self.on(device);
+                if node.life == life && !node.gone {
+                    node.input(Input::Dht(input), now);
+                    self.settle(device);
+                }
             }
             Event::Due(device) => {
                 if self.due.get(&device) != Some(&at) {
                     return;
                 }
                 self.due.remove(&device);
-                let reason = self.nodes[device.0].mesh.poll_timeout().map(|(_, reason)| reason);
+                let (node, now) = self.on(device);
+                let reason = node.mesh.poll_timeout().map(|(_, reason)| reason);
+                node.mesh.handle_timeout(now);
                 self.checks.device_due(device, reason);
-                self.nodes[device.0].mesh.handle_timeout(now);
                 self.settle(device);
             }
             Event::Minute(device) => {
-                let unix = UnixTime(EPOCH + at.as_secs());
-                self.nodes[device.0].input(Input::WallClock(unix), now);
-                self.settle(device);
-                self.schedule(Duration::from_secs(60), Event::Minute(device));
+                if !self.nodes[device.0].gone {
+                    self.checks.bounded(device, &self.nodes[device.0]);
+                    self.show_clock(device);
+                    self.schedule(Duration::from_secs(60), Event::Minute(device));
+                }
             }
         }
     }
@@ -324,19 +198,23 @@ impl World {
     }
 
     fn device_at(&self, host: HostId) -> Option<DeviceNo> {
-        self.devices.get(&host).copied()
+        self.devices.get(&host).copied().filter(|device| !self.nodes[device.0].gone)
     }
 
     /// Drains a device, and no other.
-    fn settle(&mut self, device: DeviceNo) {
-        let now = self.now();
-        loop {
-            let effects = self.nodes[device.0].drain(now);
-            if effects.is_empty() {
-                break;
-            }
-            self.take_effect(device, effects);
+    pub(super) fn settle(&mut self, device: DeviceNo) {
+        let (node, now) = self.on(device);
+        let effects = node.drain(now);
+        self.take_effect(device, effects);
+        if self.nodes[device.0].is_dead() {
+            return self.crash_and_restart(device);
         }
+        if self.nodes[device.0].gone {
+            self.due.remove(&device);
+            return;
+        }
+        let written = std::mem::take(&mut self.nodes[device.0].written);
+        self.checks.written(device, &self.nodes[device.0], &written);
         self.checks.drained(device, &self.nodes[device.0]);
         for packet in self.nodes[device.0].take_arrived() {
             self.checks.packet_received(&self.nodes, device, &packet, now);
@@ -352,11 +230,11 @@ impl World {
         }
     }
 
-    fn take_effect(&mut self, device: DeviceNo, effects: Vec<Effect>) {
+    pub(super) fn take_effect(&mut self, device: DeviceNo, effects: Vec<Effect>) {
         let host = self.nodes[device.0].host;
         for effect in effects {
             self.trace(device, &effect);
-            self.checks.effect(device, &effect);
+            self.checks.effect(device, self.nodes[device.0].life, &effect);
             match effect {
                 Effect::Send(to, bytes) => {
                     self.tally.sent(to, &bytes);
@@ -364,19 +242,19 @@ impl World {
                 }
                 Effect::Beacon(bytes) => {
                     let from = SocketAddr::from((self.net.address(host), PORT));
-                    for host in self.net.neighbours(host) {
+                    for host in self.net.neighbours(host, self.elapsed) {
                         let bytes = bytes.clone();
                         let after = Duration::from_micros(300);
                         self.schedule(after, Event::Beacon { host, from, bytes });
                     }
                 }
                 Effect::Publish(item) => {
-                    let cut = self.net.is_cut(host, self.elapsed);
+                    let cut = self.net.is_offline(host, self.elapsed);
                     let heard = self.dht.publish(item, cut, self.elapsed, &mut self.rng);
                     self.hear_dht(device, heard);
                 }
                 Effect::Lookup(key) => {
-                    let cut = self.net.is_cut(host, self.elapsed);
+                    let cut = self.net.is_offline(host, self.elapsed);
                     let heard = self.dht.lookup(key, cut, self.elapsed, &mut self.rng);
                     self.hear_dht(device, heard);
                 }
@@ -386,23 +264,15 @@ impl World {
 
     /// With `SIM_TRACE` set, shows what each device does and when.
     fn trace(&self, device: DeviceNo, effect: &Effect) {
-        if !self.tracing {
-            return;
-        }
-        let at = self.elapsed.as_secs_f64();
-        match effect {
-            Effect::Send(to, bytes) => {
-                println!("{at:9.3} {device:?} -> {to} {:?} {} B", classify(bytes), bytes.len());
-            }
-            Effect::Beacon(_) => println!("{at:9.3} {device:?} beacon"),
-            Effect::Publish(item) => println!("{at:9.3} {device:?} publish {:?}", item.key),
-            Effect::Lookup(key) => println!("{at:9.3} {device:?} lookup {key:?}"),
+        if self.tracing {
+            println!("{:9.3} d{} {effect}", self.elapsed.as_secs_f64(), device.0);
         }
     }
 
     fn hear_dht(&mut self, device: DeviceNo, heard: Vec<(Duration, DhtInput)>) {
+        let life = self.nodes[device.0].life;
         for (after, input) in heard {
-            self.schedule(after, Event::Dht { device, input });
+            self.schedule(after, Event::Dht { device, life, input });
         }
     }
 
@@ -410,12 +280,18 @@ impl World {
         let arrivals = self.net.send(from, to, bytes.len(), self.elapsed, &mut self.rng);
         for arrival in arrivals {
             let (host, from, to) = (arrival.host, arrival.from, arrival.to);
-            let bytes = bytes.clone();
-            self.schedule(arrival.after, Event::Datagram { host, from, to, bytes });
+            let datagram = Datagram { host, from, to, bytes: bytes.clone() };
+            self.recorded.keep(&datagram);
+            self.schedule(arrival.after, Event::Datagram(datagram));
         }
     }
 
-    fn schedule(&mut self, after: Duration, event: Event) {
+    /// A datagram of the adversary arrives, whatever its source address says.
+    pub(super) fn inject(&mut self, datagram: Datagram) {
+        self.schedule(Duration::ZERO, Event::Datagram(datagram));
+    }
+
+    pub(super) fn schedule(&mut self, after: Duration, event: Event) {
         self.events += 1;
         self.queue.insert((self.elapsed + after, self.events), event);
     }

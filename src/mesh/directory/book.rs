@@ -15,7 +15,7 @@ use crate::wire::record::{
 };
 
 /// The most devices that are remembered: a network's bound (rule R10 of the roster).
-const MAX_DEVICES: usize = 10_000;
+pub const MAX_DEVICES: usize = 10_000;
 
 /// The most endpoints of one device that are handed out: two full lists.
 const MAX_TOLD: usize = 2 * MAX_ENDPOINTS;
@@ -68,6 +68,11 @@ impl Book {
     /// Takes the links of this host over.
     pub(super) fn set_links(&mut self, interfaces: &InterfaceSnapshot) {
         self.links = interfaces.addresses.iter().map(|a| (a.address, a.prefix_len)).collect();
+    }
+
+    /// How many devices are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.devices.len()
     }
 
     /// Keeps what `source` said at `at`; false where it said something newer already.
