@@ -35,9 +35,7 @@ impl Agent {
         if let Some(mended) = &found.mended {
             tracing::warn!(network = ?id, "{mended}");
         }
-        let Some(identity) = store.identity()? else {
-            anyhow::bail!("its identity vanished");
-        };
+        let identity = store.expect_identity()?;
         anyhow::ensure!(identity.network == *id, "its identity belongs to another network");
         let Some(intent) = read(&store, NetworkFile::Intent, Intent::decode)? else {
             anyhow::bail!("the file `intent` is missing");

@@ -8,6 +8,7 @@
 //!     identity root genesis secrets intent cache port     each replaced as a whole
 //!     ops                     append-only, see [`ops`]
 //!     ops.damaged-<n>         what was found damaged, kept for the human
+//!     unfinished              until the identity is there: nobody knows these keys yet
 //!   trash/                    networks that were left, on their way out
 //! ```
 //!
@@ -17,8 +18,8 @@
 //! * **Modes**: a folder or secret file that group or others can touch, or that another user owns,
 //!   is refused with the command that mends it. Silently tightening it would hide that its secrets
 //!   were readable for a while. Only a state folder that is still empty is made private.
-//! * **An identity that cannot be read is an error for ever**: it is never replaced, because
-//!   whoever replaces it leaves the network without noticing.
+//! * **An identity that cannot be read, or is gone, is an error for ever**: it is never replaced,
+//!   because whoever replaces it leaves the network without noticing.
 //! * **Leaving** renames the network's folder into `trash` (atomic: the network is gone or it is
 //!   not), overwrites the secrets there, best effort (a copy-on-write or flash disk may keep old
 //!   blocks), and removes it. The next open finishes what a crash interrupts.
@@ -36,6 +37,9 @@ use zeroize::Zeroizing;
 
 use crate::identity::{Identity, IdentityError, NetworkId};
 use ops::{LoadedOps, OpsLog};
+
+/// Marks the folder of a network that has no identity yet.
+const UNFINISHED: &str = "unfinished";
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +85,9 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: IdentityError,
     },
+    /// The network was complete once, and its identity is gone.
+    #[error("the identity {} is missing: restore it from a backup, or remove the folder and join again", .0.display())]
+    Lost(PathBuf),
     /// No space is left.
     #[error("the disk of {} is full: nothing was changed; free some space", .0.display())]
     Full(PathBuf),
@@ -208,17 +215,22 @@ impl Store {
         Ok(networks)
     }
 
-    /// Whether nothing was ever written to a network's folder: a `create` or `join` that was cut
-    /// off before the keys were safe, so that nobody knows them.
+    /// Whether a `create` or `join` was cut off before its identity was safe, so that nobody knows
+    /// its keys. A network that *lost* its identity is not unfinished.
     pub fn is_unfinished(&self, id: &NetworkId) -> bool {
-        !self.folder(id).join(NetworkFile::Identity.name()).exists()
+        let has = |name| self.folder(id).join(name).exists();
+        !has(NetworkFile::Identity.name()) && (has(UNFINISHED) || !has(ops::FILE))
     }
 
     /// Opens the folder of a network, made where it is missing, and reads its ops.
     pub fn network(&self, id: &NetworkId) -> Result<(NetworkStore, LoadedOps), StoreError> {
         let folder = self.folder(id);
+        let is_new = !folder.exists();
         file::make_folder(&folder)?;
         file::check_private(&folder, "700")?;
+        if is_new {
+            file::replace(&folder.join(UNFINISHED), b"")?;
+        }
         file::remove_temporaries(&folder)?;
         let (ops, loaded) = OpsLog::open(&folder)?;
         Ok((NetworkStore { folder, ops }, loaded))
@@ -288,7 +300,11 @@ impl NetworkStore {
             // Only a readable identity may be replaced (its WireGuard key rotates).
             self.identity()?;
         }
-        file::replace(&self.folder.join(which.name()), bytes)
+        file::replace(&self.folder.join(which.name()), bytes)?;
+        if which == NetworkFile::Identity {
+            file::shred(&self.folder.join(UNFINISHED))?;
+        }
+        Ok(())
     }
 
     /// Removes a file for good, overwritten where it is secret: the root key that moves offline,
@@ -296,6 +312,15 @@ impl NetworkStore {
     pub fn remove(&self, which: NetworkFile) -> Result<(), StoreError> {
         file::shred(&self.folder.join(which.name()))?;
         file::sync_folder(&self.folder)
+    }
+
+    /// The identity, which has to be there.
+    ///
+    /// # Errors
+    /// As [`Self::identity`], and where there is none.
+    pub fn expect_identity(&self) -> Result<Identity, StoreError> {
+        let lost = || StoreError::Lost(self.folder.join(NetworkFile::Identity.name()));
+        self.identity()?.ok_or_else(lost)
     }
 
     /// The identity; `None` only where there is no such file at all.
@@ -493,6 +518,27 @@ mod tests {
         let (_store, network) = open(folder.path());
         assert!(leftovers.iter().all(|leftover| !leftover.exists()));
         assert_eq!(network.read(NetworkFile::Identity).unwrap().unwrap(), identity(1));
+    }
+
+    #[test]
+    fn a_network_is_unfinished_until_it_has_an_identity_and_never_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, network) = open(folder.path());
+        network.write(NetworkFile::Root, b"r").unwrap();
+        assert!(store.is_unfinished(&NETWORK));
+        network.write(NetworkFile::Identity, &identity(1)).unwrap();
+        assert!(!store.is_unfinished(&NETWORK));
+        network.expect_identity().unwrap();
+
+        fs::remove_file(network.path().join("identity")).unwrap();
+        assert!(!store.is_unfinished(&NETWORK));
+        let lost = network.expect_identity().unwrap_err();
+        assert!(lost.to_string().contains("identity is missing"), "{lost}");
+
+        // A crash before anything was written.
+        fs::create_dir(folder.path().join("networks").join(NetworkId([3; 32]).to_string()))
+            .unwrap();
+        assert!(store.is_unfinished(&NetworkId([3; 32])));
     }
 
     #[test]

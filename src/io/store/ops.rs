@@ -75,6 +75,9 @@ impl std::fmt::Display for Mended {
     }
 }
 
+/// Its name in the network's folder.
+pub(super) const FILE: &str = "ops";
+
 /// The open file, positioned behind its last good frame.
 #[derive(Debug)]
 pub(super) struct OpsLog {
@@ -88,7 +91,7 @@ pub(super) struct OpsLog {
 impl OpsLog {
     /// Opens `ops` in the folder, made where it is missing, and mends it.
     pub(super) fn open(folder: &Path) -> Result<(Self, LoadedOps), StoreError> {
-        let path = folder.join("ops");
+        let path = folder.join(FILE);
         let bytes = match file::read(&path)? {
             Some(bytes) => bytes,
             None => {

@@ -115,6 +115,9 @@ fn corrupt_identity(world: &mut World) -> Result<()> {
             is_refused_by_name(&a, file).context(what)?;
             ensure!(fs::read(file)? == bytes, "a {what} identity was replaced");
         }
+        fs::remove_file(file)?;
+        is_refused_by_name(&a, file).context("gone")?;
+        ensure!(!file.exists(), "an identity that was gone was made anew");
         fs::write(file, &whole)?;
         fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
         is_refused_by_name(&a, file).context("readable by all")?;
