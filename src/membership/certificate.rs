@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::bounded::at_most;
 use super::invite::InviteId;
 use super::policy::DeviceName;
 use super::time::UnixTime;
@@ -43,8 +44,10 @@ pub struct Certificate {
     /// Its address from the network's pool.
     pub ipv4: Option<Ipv4Addr>,
     /// The groups it belongs to, for policies; at most [`MAX_GROUPS`].
+    #[serde(deserialize_with = "at_most::<MAX_GROUPS, _, _>")]
     pub groups: Vec<DeviceName>,
     /// The prefixes it may route for; at most [`MAX_ROUTES`].
+    #[serde(deserialize_with = "at_most::<MAX_ROUTES, _, _>")]
     pub routes: Vec<(IpAddr, u8)>,
     /// What it may do beside being a member.
     pub flags: Flags,

@@ -9,6 +9,7 @@
 //! * `rules`: that function, rule by rule (R1–R7, R9, R10).
 //! * [`invite`]: the one-time token and the keys that follow from its seed.
 //! * [`policy`]: names and other texts that are checked before they are signed.
+//! * [`bounded`]: lists that carry their bound into the decoder.
 //! * [`time`]: wall-clock time as it stands in signed things.
 //!
 //! Nobody is asked who belongs: every device holds the same logs and computes the same roster. What
@@ -16,6 +17,7 @@
 //! set is the same, and taking away always wins over giving.
 
 mod body;
+pub mod bounded;
 pub mod certificate;
 #[cfg(test)]
 mod fixture;

@@ -18,7 +18,6 @@
 //! devices are, [`Ping`] and [`Pong`] measure. A tunnel under an invite's guest key carries the
 //! [`join`] messages and nothing else (`mesh::join`).
 
-pub mod bounded;
 pub mod join;
 pub mod sync;
 
@@ -29,10 +28,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::identity::{DeviceId, IdSecret, NetworkId, Signature, WgPublicKey};
-use crate::membership::OpId;
+use crate::membership::{OpId, bounded::at_most};
 use crate::wire::record::NetworkSecret;
 
-use bounded::at_most;
 pub use sync::{
     AuthorTag, Fetch, HeadEntry, Heads, MAX_HEADS, MAX_OPS, OpBytes, Ops, Reply, first_8,
 };

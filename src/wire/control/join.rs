@@ -18,12 +18,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Nonce, OpBytes, bounded::at_most};
+use super::{Nonce, OpBytes};
 use crate::identity::{
     AdminId, DeviceId, IdSecret, InviteKey, InviteSecret, NetworkId, Signature, WgPublicKey,
 };
 use crate::membership::invite::InviteId;
-use crate::membership::{DeviceName, OpId};
+use crate::membership::{DeviceName, OpId, bounded::at_most};
 
 /// The longest genesis in its wire form.
 pub const MAX_GENESIS: usize = 256;

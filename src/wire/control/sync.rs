@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::MAX_MESSAGE;
-use super::bounded::at_most;
-use crate::membership::Author;
+use crate::membership::{Author, bounded::at_most};
 
 /// The most entries of a head vector: the root's log and 32 admins'.
 pub const MAX_HEADS: usize = 33;

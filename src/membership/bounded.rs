@@ -1,7 +1,8 @@
 //! Lists that carry their bound into the decoder.
 //!
-//! Serde's own `Vec` may reserve up to 1 MiB on the word of a length field; [`at_most`] grows only
-//! with elements that are really there, and refuses the first one past the bound.
+//! Serde's own `Vec` reserves room for as many elements as a length field says, up to 1 MiB (and
+//! postcard believes any number up to the bytes that are left); [`at_most`] grows only with elements
+//! that are really there, and refuses the first one past the bound.
 
 use std::fmt;
 use std::marker::PhantomData;
