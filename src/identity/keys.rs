@@ -35,7 +35,7 @@ pub fn kdf(key: &[u8], label: &str, ctx: &[u8]) -> Zeroizing<[u8; 32]> {
 }
 
 /// HKDF-SHA256 with an empty salt; `info` in parts; 32 bytes.
-fn hkdf(key: &[u8], info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+pub(super) fn hkdf(key: &[u8], info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut out = Zeroizing::new([0; 32]);
     Hkdf::<Sha256>::new(None, key)
         .expand_multi_info(info, out.as_mut())
@@ -218,7 +218,7 @@ signing_secret! {
 }
 
 /// Verifies an Ed25519 signature strictly (no small-order keys or `R`, canonical `S`).
-fn verify_strict(public: &[u8; 32], text: &[u8], signature: &Signature) -> bool {
+pub(super) fn verify_strict(public: &[u8; 32], text: &[u8], signature: &Signature) -> bool {
     let Ok(key) = ed25519_dalek::VerifyingKey::from_bytes(public) else { return false };
     key.verify_strict(text, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
 }

@@ -13,3 +13,6 @@ pub use keys::{
     AdminId, AdminSecret, DeviceId, IdSecret, Identity, IdentityError, InviteKey, InviteSecret,
     NetworkId, RootId, RootSecret, Signature, WgPublicKey, WgSecret, hash, kdf,
 };
+
+#[cfg(test)]
+mod tests;

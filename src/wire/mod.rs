@@ -6,3 +6,6 @@ pub mod control;
 pub mod record;
 pub mod saved;
 pub mod stun;
+
+#[cfg(test)]
+mod tests;

