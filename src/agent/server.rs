@@ -237,15 +237,28 @@ struct Client {
 
 /// Why a client's line is not a request.
 #[derive(Debug, thiserror::Error)]
-enum LineError {
+pub enum LineError {
+    /// No whole line came.
     #[error("the connection ended")]
     Ended,
+    /// The line does not end.
     #[error("a request has at most {} bytes in one line", MAX_REQUEST_LEN)]
     TooLong,
+    /// Something follows the line.
     #[error("a connection carries one request")]
     Trailing,
+    /// It is no JSON, or asks what this agent does not know.
     #[error("that is not a request that this agent knows: {0}")]
     Malformed(#[from] serde_json::Error),
+}
+
+/// The request in what a client sent so far; `None` until its line is whole.
+pub fn request_in(received: &[u8]) -> Result<Option<Request>, LineError> {
+    match received.iter().position(|byte| *byte == b'\n') {
+        Some(end) if end + 1 < received.len() => Err(LineError::Trailing),
+        Some(end) => Ok(Some(serde_json::from_slice(&received[..end])?)),
+        None => Ok(None),
+    }
 }
 
 impl Client {
@@ -284,10 +297,8 @@ impl Client {
                 Ok(0) | Err(_) => return Err(LineError::Ended),
                 Ok(_) => {}
             }
-            match line.iter().position(|byte| *byte == b'\n') {
-                Some(end) if end + 1 < line.len() => return Err(LineError::Trailing),
-                Some(end) => return Ok(serde_json::from_slice(&line[..end])?),
-                None => {}
+            if let Some(request) = request_in(&line)? {
+                return Ok(request);
             }
         }
     }

@@ -25,7 +25,7 @@ mod clock;
 mod crowd;
 mod dht;
 mod disk;
-mod history;
+pub mod history;
 mod nat;
 mod net;
 mod node;

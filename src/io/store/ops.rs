@@ -168,22 +168,30 @@ impl OpsLog {
     }
 }
 
-struct Scan {
-    ops: Vec<Vec<u8>>,
+/// What the bytes of the file hold.
+#[derive(Debug)]
+pub struct Scan {
+    /// The ops up to the first frame that is not good.
+    pub ops: Vec<Vec<u8>>,
     /// Up to the end of the last good frame.
-    good_len: usize,
-    end: End,
+    pub good_len: usize,
+    /// How they end.
+    pub end: End,
 }
 
 /// How the bytes end.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
+    /// With a good frame.
     Clean,
+    /// As a crash leaves an append.
     Torn,
+    /// As no crash leaves them.
     Damaged,
 }
 
-fn scan(bytes: &[u8]) -> Scan {
+/// Reads the bytes of the file.
+pub fn scan(bytes: &[u8]) -> Scan {
     let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let torn = MAGIC.starts_with(&bytes[..written]);

@@ -51,6 +51,21 @@ pub struct Ring {
     pub endpoints: Vec<SocketAddr>,
 }
 
+impl Ring {
+    /// Reads the plaintext of a doorbell. That a member wrote it, and which rings are recent, only
+    /// [`Bell::open`] says.
+    pub fn decode_all(plain: &[u8]) -> Result<Vec<Self>, RecordError> {
+        let mut input = Reader(plain);
+        if input.byte()? != VERSION {
+            return Err(RecordError::Malformed);
+        }
+        let count = input.count(MAX_RINGERS)?;
+        let rings = (0..count).map(|_| take_ring(&mut input)).collect::<Result<Vec<_>, _>>()?;
+        input.finish()?;
+        Ok(rings)
+    }
+}
+
 /// A doorbell that was opened and checked: at most [`MAX_RINGERS`] recent rings, newest first, one
 /// a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,13 +97,7 @@ impl Bell {
         now: UnixTime,
     ) -> Result<Self, RecordError> {
         let plain = open_item(item, bell_key(secret, epoch), secret.key())?;
-        let mut input = Reader(&plain);
-        if input.byte()? != VERSION {
-            return Err(RecordError::Malformed);
-        }
-        let count = input.count(MAX_RINGERS)?;
-        let rings = (0..count).map(|_| take_ring(&mut input)).collect::<Result<Vec<_>, _>>()?;
-        input.finish()?;
+        let rings = Ring::decode_all(&plain)?;
         let recent = rings.into_iter().filter(|ring| is_recent(ring, now)).collect();
         Ok(Self { seq: item.seq, rings: newest(recent) })
     }

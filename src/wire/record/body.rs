@@ -97,7 +97,8 @@ impl RecordBody {
         out
     }
 
-    fn decode(plain: &[u8]) -> Result<Self, RecordError> {
+    /// Reads the plaintext of a record. That it is the device's word, only [`Record::open`] says.
+    pub fn decode(plain: &[u8]) -> Result<Self, RecordError> {
         let mut input = Reader(plain);
         if input.byte()? != VERSION {
             return Err(RecordError::Malformed);

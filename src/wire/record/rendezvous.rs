@@ -39,6 +39,29 @@ pub enum Seat {
     Joiner,
 }
 
+impl Seat {
+    /// Reads the plaintext of this seat: a sponsor's WireGuard key, and endpoints. That it comes
+    /// from somebody who holds the invite, only [`Meeting::open`] says.
+    pub fn decode(
+        self,
+        plain: &[u8],
+    ) -> Result<(Option<WgPublicKey>, Vec<SocketAddr>), RecordError> {
+        let mut input = Reader(plain);
+        if input.byte()? != VERSION {
+            return Err(RecordError::Malformed);
+        }
+        let (has_key, key) = (input.byte()?, input.array()?);
+        let wg = match (has_key, self) {
+            (1, Seat::Sponsor(_)) => Some(WgPublicKey(key)),
+            (0, Seat::Joiner) if key == [0; 32] => None,
+            _ => return Err(RecordError::Malformed),
+        };
+        let endpoints = endpoints::take_list(&mut input)?;
+        input.finish()?;
+        Ok((wg, endpoints))
+    }
+}
+
 /// An item of the rendezvous that was opened and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meeting {
@@ -97,18 +120,7 @@ impl Meeting {
     /// Checks and opens what `seat` tells.
     pub fn open(item: &SignedItem, rv: &Rendezvous, seat: Seat) -> Result<Self, RecordError> {
         let plain = open_item(item, rv.seat_key(seat), rv.key())?;
-        let mut input = Reader(&plain);
-        if input.byte()? != VERSION {
-            return Err(RecordError::Malformed);
-        }
-        let (has_key, key) = (input.byte()?, input.array()?);
-        let wg = match (has_key, seat) {
-            (1, Seat::Sponsor(_)) => Some(WgPublicKey(key)),
-            (0, Seat::Joiner) if key == [0; 32] => None,
-            _ => return Err(RecordError::Malformed),
-        };
-        let endpoints = endpoints::take_list(&mut input)?;
-        input.finish()?;
+        let (wg, endpoints) = seat.decode(&plain)?;
         Ok(Self { seq: item.seq, wg, endpoints })
     }
 
