@@ -10,7 +10,7 @@ usage: scripts/bench.sh [FILE] [OPTION]...
   FILE                   all raw values as JSON (default target/bench.json)
   --chart FILE           the comparison as SVG (default target/bench.svg)
   --rounds N             interleaved repetitions (default 5)
-  --only PART,…          of joining, recovery, throughput, idle
+  --only PART,…          of joining, recovery, throughput, flood, idle
   --carriers NAME,…      of what throughput compares, those with NAME in their name
   --wireguard-go FILE    compare with this wireguard-go as well; may be repeated
   --gotatun FILE         compare with this gotatun as well
@@ -25,7 +25,7 @@ called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/prepare.sh
 target=${CARGO_TARGET_DIR:-target}
-file=$target/bench.json chart=$target/bench.svg parts=throughput carriers=boringtun options=()
+file=$target/bench.json chart=$target/bench.svg parts=throughput,flood carriers=boringtun options=()
 absolute() { (cd "$called_from" && realpath -m -- "$1"); }
 while [ $# -gt 0 ]; do
     case $1 in
@@ -50,7 +50,7 @@ done
 become_root "$file" --chart "$chart" ${options[@]+"${options[@]}"}
 install_rust
 install_lab
-if [[ $parts == *throughput* ]]; then
+if [[ $parts == *throughput* || $parts == *flood* ]]; then
     install_missing iperf3=iperf3 wg=wireguard-tools wireguard-go=wireguard-go nebula=nebula \
         tincd=tinc
 fi

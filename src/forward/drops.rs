@@ -40,6 +40,8 @@ reasons! {
     SourceRate = "source-rate",
     /// A handshake message under load, answered with a cookie.
     CookieSent = "cookie-sent",
+    /// A handshake message under load, when enough cookies went out in this second.
+    CookieBudget = "cookie-budget",
     /// A transport datagram for a slot or session that is not there.
     UnknownIndex = "unknown-index",
     /// A transport datagram that the peer did not seal.

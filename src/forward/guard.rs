@@ -2,8 +2,13 @@
 //!
 //! A handshake message costs an X25519 or two, so before any: MAC1 must show that the sender knows our
 //! public key, which only members and guests do (WireGuard paper, section 5.4.4); over 100 messages
-//! a second a cookie must show that it owns its address (5.4.7); and each source, an IPv4 address or
-//! an IPv6 /64, gets 20 a second with a burst of 5. Ephemeral keys of low order are refused here too.
+//! a second a cookie must show that it owns its address (5.4.7), unless it is a peer's, whose path
+//! was checked; and each source, an IPv4 address or an IPv6 /64, gets 20 a second with a burst of 5.
+//! Ephemeral keys of low order are refused here too.
+//!
+//! Making and sending a cookie costs five times what refusing does, and whoever floods us with
+//! spoofed sources wants nothing of them: so many a second and no more. Devices that check paths
+//! before they shake hands, all of this network, do not depend on them.
 //!
 //! A device has its own static key, and while it joins also the invite's guest key: MAC1 is
 //! computed over the receiver's key, so a message that fits either passes.
@@ -27,6 +32,12 @@ use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, ephemeral_key};
 /// Handshake messages a second to one key from which on cookies are asked for: at 100 µs each, 1 %
 /// of a core.
 const COOKIE_THRESHOLD: u64 = 100;
+
+/// Cookies sent a second, to all sources together: at 5 µs each, half a percent of a core.
+const COOKIES_A_SECOND: u32 = 1000;
+
+/// Where MAC2 stands in a message of type 1 or 2: its last bytes.
+const MAC2_LEN: usize = 16;
 
 /// One handshake message a source in so many milliseconds: 20 a second.
 const SOURCE_INTERVAL_MS: u64 = 50;
@@ -71,6 +82,8 @@ impl std::fmt::Debug for HandshakeGuard {
 
 struct Buckets {
     last_reset: Instant,
+    /// Cookies sent since then.
+    cookies: u32,
     sets: Box<[[Bucket; WAYS]; SETS]>,
 }
 
@@ -96,43 +109,81 @@ impl HandshakeGuard {
             born: now,
             buckets: Mutex::new(Buckets {
                 last_reset: now,
+                cookies: 0,
                 sets: Box::new([[Bucket::default(); WAYS]; SETS]),
             }),
         }
     }
 
-    /// Judges a message of type 1, 2 or 3; of type 3, which has no MAC1, only the rate.
-    pub fn check(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
-        self.reset_counts(now);
+    /// Judges a message of type 1, 2 or 3; of type 3, which has no MAC1, only the rate. `proven`
+    /// tells whether the source has shown otherwise that it owns its address; it is asked under load.
+    pub fn check(
+        &self,
+        from: SocketAddr,
+        datagram: &[u8],
+        mut proven: impl FnMut() -> bool,
+        now: Instant,
+    ) -> Verdict {
+        let out_of_cookies = self.reset_counts(now);
+        let brings = brings_cookie(datagram);
+        if out_of_cookies && !brings && !proven() {
+            // Whatever its MAC1 is: a flood costs no hash.
+            return Verdict::Drop(DropReason::CookieBudget);
+        }
         let Some(ephemeral) = ephemeral_key(datagram) else {
             return match classify(datagram) {
-                Class::CookieReply => self.check_rate(from.ip(), now),
+                Class::CookieReply => self.check_rate(from.ip(), false, now),
                 _ => Verdict::Drop(DropReason::UnknownDatagram),
             };
         };
         if is_low_order(&ephemeral) {
             return Verdict::Drop(DropReason::LowOrderKey);
         }
+        let cookie_of = brings.then_some(from.ip());
         for check in &self.checks {
-            match check.check(from.ip(), datagram) {
-                MacVerdict::Pass => return self.check_rate(from.ip(), now),
-                MacVerdict::Cookie(cookie) => return Verdict::Reply(cookie),
+            match check.check(cookie_of, datagram) {
+                MacVerdict::Pass => return self.check_rate(from.ip(), brings, now),
+                MacVerdict::Cookie(cookie) => return self.reply(|| Some(cookie)),
+                MacVerdict::Loaded if proven() => {
+                    return match self.check_rate(from.ip(), brings, now) {
+                        Verdict::Pass => Verdict::Pass,
+                        // Its address may be another's in this flood: a cookie tells them apart.
+                        _ => self.reply(|| check.cookie(from.ip(), datagram)),
+                    };
+                }
+                MacVerdict::Loaded => return self.reply(|| check.cookie(from.ip(), datagram)),
                 MacVerdict::Refuse => {}
             }
         }
         Verdict::Drop(DropReason::WrongMac)
     }
 
-    fn reset_counts(&self, now: Instant) {
+    /// A cookie, while there are any to give in this second.
+    fn reply(&self, cookie: impl FnOnce() -> Option<[u8; COOKIE_REPLY_LEN]>) -> Verdict {
+        let mut buckets = self.buckets.lock();
+        if buckets.cookies >= COOKIES_A_SECOND {
+            return Verdict::Drop(DropReason::CookieBudget);
+        }
+        buckets.cookies += 1;
+        drop(buckets);
+        cookie().map_or(Verdict::Drop(DropReason::WrongMac), Verdict::Reply)
+    }
+
+    /// Begins another second where it is time; whether all cookies of this one were given out.
+    fn reset_counts(&self, now: Instant) -> bool {
         let mut buckets = self.buckets.lock();
         if now.saturating_duration_since(buckets.last_reset) >= RESET_INTERVAL {
             buckets.last_reset = now;
+            buckets.cookies = 0;
             self.checks.iter().for_each(MacCheck::reset);
         }
+        buckets.cookies >= COOKIES_A_SECOND
     }
 
-    fn check_rate(&self, from: IpAddr, now: Instant) -> Verdict {
-        let source = self.hash(from);
+    /// Whoever brings a cookie, which is verified under load, has a bucket that nobody else can
+    /// empty by using the address.
+    fn check_rate(&self, from: IpAddr, brings_cookie: bool, now: Instant) -> Verdict {
+        let source = self.hash(from, brings_cookie);
         let age = now.saturating_duration_since(self.born).as_millis();
         let age = u64::try_from(age).unwrap_or(u64::MAX / 2);
         let mut buckets = self.buckets.lock();
@@ -151,15 +202,21 @@ impl HandshakeGuard {
     }
 
     /// A keyed hash of the IPv4 address or of the /64, which is one subscriber's.
-    fn hash(&self, from: IpAddr) -> u64 {
+    fn hash(&self, from: IpAddr, brings_cookie: bool) -> u64 {
         let mut hasher = DefaultHasher::new();
         hasher.write(&self.hash_key);
+        hasher.write_u8(brings_cookie.into());
         match from {
             IpAddr::V4(v4) => hasher.write(&v4.octets()),
             IpAddr::V6(v6) => hasher.write(&v6.octets()[..8]),
         }
         hasher.finish()
     }
+}
+
+/// Whether a message of type 1 or 2 has a MAC2: without a cookie it is zero (paper, 5.4.4).
+fn brings_cookie(datagram: &[u8]) -> bool {
+    datagram.last_chunk::<MAC2_LEN>().is_some_and(|mac2| *mac2 != [0; MAC2_LEN])
 }
 
 /// A handshake message's class; `None` for anything else, and where the ephemeral key is of low
@@ -221,6 +278,10 @@ mod tests {
 
     const SOURCE: &str = "192.0.2.1:5000";
 
+    fn unproven() -> bool {
+        false
+    }
+
     fn source(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
@@ -234,13 +295,13 @@ mod tests {
         let member = HandshakeGuard::new(&[&guest], now);
         let joiner = HandshakeGuard::new(&[&own, &guest], now);
         let other = HandshakeGuard::new(&[&own], now);
-        assert_eq!(member.check(source(SOURCE), &initiation, now), Verdict::Pass);
-        assert_eq!(joiner.check(source(SOURCE), &initiation, now), Verdict::Pass);
-        let refused = other.check(source(SOURCE), &initiation, now);
+        assert_eq!(member.check(source(SOURCE), &initiation, unproven, now), Verdict::Pass);
+        assert_eq!(joiner.check(source(SOURCE), &initiation, unproven, now), Verdict::Pass);
+        let refused = other.check(source(SOURCE), &initiation, unproven, now);
         assert_eq!(refused, Verdict::Drop(DropReason::WrongMac));
         let mut forged = initiation;
         forged[60] ^= 1;
-        let refused = member.check(source(SOURCE), &forged, now);
+        let refused = member.check(source(SOURCE), &forged, unproven, now);
         assert_eq!(refused, Verdict::Drop(DropReason::WrongMac));
     }
 
@@ -251,7 +312,7 @@ mod tests {
         let initiation = pair().0.initiate(now);
         let pass = |from: &str, ms: u64| {
             let at = now + Duration::from_millis(ms);
-            guard.check(source(from), &initiation, at) == Verdict::Pass
+            guard.check(source(from), &initiation, unproven, at) == Verdict::Pass
         };
         let passed = (0..10).filter(|_| pass(SOURCE, 0)).count();
         assert_eq!(passed, 5);
@@ -259,7 +320,7 @@ mod tests {
         assert!(!pass("192.0.2.1:6000", 0), "another port is no other source");
         assert!(pass(SOURCE, 50) && !pass(SOURCE, 51));
         let passed = (1000..3000)
-            .map(|ms| guard.check_rate(source(SOURCE).ip(), now + Duration::from_millis(ms)))
+            .map(|ms| guard.check_rate(source(SOURCE).ip(), false, now + Duration::from_millis(ms)))
             .filter(|verdict| *verdict == Verdict::Pass)
             .count();
         assert!((40..=45).contains(&passed), "{passed} in two seconds");
@@ -273,7 +334,7 @@ mod tests {
         let passed = (0..50)
             .filter(|i| {
                 let from = source(&format!("[2001:db8:1:2::{i:x}]:1"));
-                guard.check(from, &initiation, now) == Verdict::Pass
+                guard.check(from, &initiation, unproven, now) == Verdict::Pass
             })
             .count();
         assert_eq!(passed, 5);
@@ -288,7 +349,7 @@ mod tests {
         let mut replies = 0;
         for i in 0..=100u8 {
             let from = SocketAddr::from(([198, 51, 100, i], 1));
-            match guard.check(from, &initiation, now) {
+            match guard.check(from, &initiation, unproven, now) {
                 Verdict::Pass => assert!(i < 100),
                 Verdict::Reply(cookie) => {
                     replies += 1;
@@ -302,8 +363,33 @@ mod tests {
         let with_cookie = a.initiate(now);
         let own_address = SocketAddr::from(([198, 51, 100, 100], 1));
         let spoofed = SocketAddr::from(([203, 0, 113, 5], 1));
-        assert_eq!(guard.check(own_address, &with_cookie, now), Verdict::Pass);
-        assert!(matches!(guard.check(spoofed, &with_cookie, now), Verdict::Reply(_)));
+        assert_eq!(guard.check(own_address, &with_cookie, unproven, now), Verdict::Pass);
+        assert!(matches!(guard.check(spoofed, &with_cookie, unproven, now), Verdict::Reply(_)));
+    }
+
+    #[test]
+    fn in_a_flood_cookies_run_out_until_the_next_second_and_proven_sources_need_none() {
+        let now = Instant::now();
+        let guard = HandshakeGuard::new(&[&secret(2)], now);
+        let (mut a, _) = pair();
+        let initiation = a.initiate(now);
+        let flood = |number: u32, now| {
+            let from = SocketAddr::from(((0x0b00_0000 + number).to_be_bytes(), 1));
+            guard.check(from, &initiation, unproven, now)
+        };
+        let verdicts: Vec<_> = (0..5000).map(|number| flood(number, now)).collect();
+        let replies = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Reply(_)));
+        assert_eq!(replies.count(), COOKIES_A_SECOND as usize);
+        assert_eq!(flood(9999, now), Verdict::Drop(DropReason::CookieBudget));
+        let from_peer = |proven: bool| guard.check(source(SOURCE), &initiation, || proven, now);
+        assert_eq!(from_peer(false), Verdict::Drop(DropReason::CookieBudget));
+        assert_eq!(from_peer(true), Verdict::Pass);
+        let passed = (0..10).filter(|_| from_peer(true) == Verdict::Pass).count();
+        assert_eq!(passed, 4, "a proven source has the rate of any other");
+        let next = now + RESET_INTERVAL;
+        // boringtun counts by the real second, in which this may still be.
+        let replied = |number| matches!(flood(number, next), Verdict::Reply(_));
+        assert!((0..=COOKIE_THRESHOLD as u32).any(replied));
     }
 
     #[test]
@@ -312,10 +398,11 @@ mod tests {
         let guard = HandshakeGuard::new(&[&secret(2)], now);
         for i in 0..10_000u32 {
             let from = IpAddr::from((0x0b00_0000 + i).to_be_bytes());
-            guard.check_rate(from, now);
+            guard.check_rate(from, false, now);
         }
         let busiest = IpAddr::from([192, 0, 2, 1]);
-        let passed = (0..10).filter(|_| guard.check_rate(busiest, now) == Verdict::Pass).count();
+        let passed =
+            (0..10).filter(|_| guard.check_rate(busiest, false, now) == Verdict::Pass).count();
         assert_eq!(passed, 5);
     }
 
@@ -326,7 +413,7 @@ mod tests {
         for point in LOW_ORDER {
             let mut initiation = pair().0.initiate(now);
             initiation[8..40].copy_from_slice(&point);
-            let refused = guard.check(source(SOURCE), &initiation, now);
+            let refused = guard.check(source(SOURCE), &initiation, unproven, now);
             assert_eq!(refused, Verdict::Drop(DropReason::LowOrderKey));
             let mut high = point;
             high[31] |= 0x80;
@@ -345,7 +432,7 @@ mod tests {
         let now = Instant::now();
         let guard = HandshakeGuard::new(&[&secret(2)], now);
         for datagram in [vec![], vec![1], vec![1; 148], vec![4, 0, 0, 0], vec![0; 65_507]] {
-            let refused = guard.check(source(SOURCE), &datagram, now);
+            let refused = guard.check(source(SOURCE), &datagram, unproven, now);
             assert_eq!(refused, Verdict::Drop(DropReason::UnknownDatagram));
         }
     }

@@ -24,6 +24,7 @@ use super::coalesce::{Coalescer, Merge};
 use super::guard::Verdict;
 use super::outcome::{Opened, TunnelError};
 use super::packet::{Header, is_special};
+use super::proven::ProvenSources;
 use super::slot::{Carries, PeerSlot, SlotIndex};
 use super::{DropReason, LocalAddresses, Shared, Tunnel, Upcall};
 use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, receiver_index};
@@ -54,6 +55,7 @@ pub struct Ingress {
     coalescer: Coalescer,
     merge: Merge,
     replies: Vec<(SocketAddr, [u8; COOKIE_REPLY_LEN])>,
+    proven: ProvenSources,
 }
 
 /// What an opened packet is.
@@ -75,7 +77,13 @@ struct Held<'a> {
 impl Ingress {
     /// For a device that takes `merge`.
     pub fn new(merge: Merge) -> Self {
-        Self { arena: Arena::new(), coalescer: Coalescer::new(merge), merge, replies: Vec::new() }
+        Self {
+            arena: Arena::new(),
+            coalescer: Coalescer::new(merge),
+            merge,
+            replies: Vec::new(),
+            proven: ProvenSources::default(),
+        }
     }
 
     /// Takes another device; to be called between a flush and the next run.
@@ -151,7 +159,8 @@ impl Ingress {
         if receiver_index(datagram).is_some_and(unknown) {
             return Err(DropReason::UnknownIndex);
         }
-        match shared.guard.check(from, datagram, now) {
+        let proven = || self.proven.holds(from, shared.table, now);
+        match shared.guard.check(from, datagram, proven, now) {
             Verdict::Pass => {
                 let bytes = datagram.to_vec();
                 shared.upcalls.push(Upcall::Handshake { from, bytes }, shared.drops);

@@ -10,7 +10,7 @@
 //! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
 //!   `timing` knows when its timers have something to do.
-//! * [`guard`]: who may cost us a handshake.
+//! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
 //! * [`packet`]: IP headers, checksums, control packets.
 //! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
 
@@ -24,6 +24,7 @@ pub mod guard;
 pub mod ingress;
 mod outcome;
 pub mod packet;
+mod proven;
 pub mod segment;
 pub mod slot;
 pub mod table;

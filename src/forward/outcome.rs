@@ -54,6 +54,8 @@ pub(super) enum MacVerdict {
     /// MAC1 is right, but we are under load and the sender has to show that it owns its address:
     /// this answers it.
     Cookie([u8; COOKIE_REPLY_LEN]),
+    /// MAC1 is right, but we are under load, and it was not asked whether MAC2 is.
+    Loaded,
     /// MAC1 is wrong, or it is no handshake message.
     Refuse,
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::slot::{Carries, PeerSlot, SlotIndex};
@@ -97,6 +97,11 @@ impl ForwardingTable {
     /// The slot with this number.
     pub fn slot(&self, index: SlotIndex) -> Option<&Arc<PeerSlot>> {
         self.slots.get(&index)
+    }
+
+    /// Where the peers in use are, as of now.
+    pub fn endpoints(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.slots.values().filter_map(|slot| slot.endpoint())
     }
 
     /// The number of slots.

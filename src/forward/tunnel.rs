@@ -366,13 +366,23 @@ impl MacCheck {
         Self(RateLimiter::new(&x25519::PublicKey::from(local.0), limit))
     }
 
-    /// Checks a type 1 or 2 message.
-    pub(super) fn check(&self, from: IpAddr, datagram: &[u8]) -> MacVerdict {
+    /// Checks a type 1 or 2 message; under load also its cookie, or makes one, where `from` says
+    /// for which address.
+    pub(super) fn check(&self, from: Option<IpAddr>, datagram: &[u8]) -> MacVerdict {
         let mut cookie = [0; COOKIE_REPLY_LEN];
-        match self.0.verify_packet(Some(from), datagram, &mut cookie) {
+        match self.0.verify_packet(from, datagram, &mut cookie) {
             Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => MacVerdict::Pass,
             Err(TunnResult::WriteToNetwork(_)) => MacVerdict::Cookie(cookie),
+            Err(TunnResult::Err(WireGuardError::UnderLoad)) => MacVerdict::Loaded,
             _ => MacVerdict::Refuse,
+        }
+    }
+
+    /// The answer to a message whose MAC1 is right and that has no valid MAC2.
+    pub(super) fn cookie(&self, from: IpAddr, datagram: &[u8]) -> Option<[u8; COOKIE_REPLY_LEN]> {
+        match self.check(Some(from), datagram) {
+            MacVerdict::Cookie(cookie) => Some(cookie),
+            _ => None,
         }
     }
 

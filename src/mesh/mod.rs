@@ -85,6 +85,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::api;
+use crate::forward::Upcall;
 use crate::identity::{DeviceId, Identity, NetworkId, RootSecret, WgSecret};
 use crate::membership::invite::InviteId;
 use crate::membership::{DeviceName, UnixTime};
@@ -235,6 +236,11 @@ impl Mesh {
     /// Something happened at `now`. An error says why it was ignored; nothing is broken by it.
     pub fn handle_input(&mut self, input: Input, now: Instant) -> Result<(), InputError> {
         self.last_now = now;
+        if let Input::Upcall(Upcall::Datagram { bytes, .. }) = &input {
+            // A flood of strangers' messages costs this and no more: nothing changed, so nothing
+            // has to be settled.
+            self.expects_stun(bytes)?;
+        }
         let result = self.dispatch(input, now);
         self.settle(now);
         result

@@ -55,6 +55,18 @@ impl Mesh {
         }
     }
 
+    /// Whether a STUN message is from somebody whom we know, or answers what we asked, by its own
+    /// word.
+    pub(super) fn expects_stun(&self, bytes: &[u8]) -> Result<(), InputError> {
+        let known = match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
+            stun::Envelope::Request(tag) => self.tags.find(&tag).is_some(),
+            stun::Envelope::Response(transaction) => {
+                self.reach.awaits(&transaction) || self.peers.checked(bytes).is_some()
+            }
+        };
+        known.then_some(()).ok_or(InputError::Stranger)
+    }
+
     /// A STUN message: an answer of a reflector, an answer to a check, or a check.
     fn handle_stun(
         &mut self,

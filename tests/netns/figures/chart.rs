@@ -3,13 +3,13 @@
 use super::comparison::{Comparison, Row, shown};
 use super::sample::Metric;
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 960.0;
 const ROW: f64 = 26.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 34.0;
 /// Where the bars of the two panels begin, and how long the longest is: names stand on the left,
 /// and behind each bar there is room for its figure.
-const PANELS: [(f64, f64); 2] = [(250.0, 230.0), (570.0, 230.0)];
+const PANELS: [(f64, f64); 2] = [(280.0, 240.0), (640.0, 240.0)];
 const BAR: f64 = 16.0;
 const OURS: &str = "#c2410c";
 const OTHERS: &str = "#94a3b8";
@@ -20,7 +20,7 @@ const PALE: &str = "#64748b";
 pub fn svg(comparison: &Comparison) -> String {
     let panels = [
         (Metric::TcpForward, "One TCP stream, Gbit/s (more is better)"),
-        (Metric::DaemonCost, "CPU seconds a GB, both daemons (less is better)"),
+        (Metric::DaemonCost, "CPU seconds a GB, both ends (less is better)"),
     ];
     let mut rows: Vec<&Row> =
         comparison.measured().filter(|row| row.median(Metric::DaemonCost).is_some()).collect();

@@ -7,6 +7,7 @@
 
 mod chart;
 mod comparison;
+mod flood;
 mod goals;
 mod idle;
 mod joining;
@@ -36,7 +37,7 @@ pub struct Options {
     file: Option<PathBuf>,
     /// As --only
     part: Option<String>,
-    /// Parts of the figures: joining, recovery, throughput, idle
+    /// Parts of the figures: joining, recovery, throughput, flood, idle
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Of the carriers of throughput those with one of these words in their name
@@ -97,10 +98,11 @@ pub struct Figure {
 pub fn run(words: &[String]) -> Result<()> {
     let options = Options::try_parse_from(words).unwrap_or_else(|error| error.exit());
     type Measure = fn(&Options) -> Result<Vec<Figure>>;
-    let parts: [(&str, Measure); 4] = [
+    let parts: [(&str, Measure); 5] = [
         ("joining across two NATs", joining::across_nats),
         ("joining on one LAN", joining::on_a_lan),
         ("recovery after kill -9", joining::after_a_kill),
+        ("flood of datagrams", flood::in_a_flood),
         ("idle with ten peers", idle::ten_peers),
     ];
     let comparison = options.wants_part("throughput").then(|| compare(&options)).transpose()?;
@@ -148,6 +150,17 @@ impl Figure {
             target: format!("≤ {limit} {unit}"),
             holds: Some(value <= limit),
             raw,
+        }
+    }
+
+    /// A figure that has to be at least `limit`.
+    fn at_least(name: &str, value: f64, limit: f64, unit: &str) -> Self {
+        Figure {
+            name: name.into(),
+            value: format!("{value:.2} {unit}"),
+            target: format!("≥ {limit} {unit}"),
+            holds: Some(value >= limit),
+            raw: json!(value),
         }
     }
 

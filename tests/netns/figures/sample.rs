@@ -231,7 +231,8 @@ fn pings(from: &Namespace, to: IpAddr, count: u32) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-fn percentile(sorted: &[f64], part: f64) -> f64 {
+/// The value below or at which this part of them is.
+pub fn percentile(sorted: &[f64], part: f64) -> f64 {
     let rank = (part * sorted.len() as f64).ceil() as usize;
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
@@ -247,21 +248,23 @@ fn mtu(from: &Namespace, to: IpAddr) -> Result<f64> {
 }
 
 /// An iperf3 server at the far end.
-struct Server {
+pub struct Server {
     _daemon: Daemon,
     address: String,
 }
 
 /// What one run of iperf3 says.
-struct Streamed {
-    gigabits: f64,
+pub struct Streamed {
+    /// Received.
+    pub gigabits: f64,
     bytes: f64,
     /// Of a sender here; the other end's are not told.
     retransmits: Option<f64>,
 }
 
 impl Server {
-    fn start(world: &World, far: &Namespace, address: IpAddr) -> Result<Self> {
+    /// Starts it, bound to this address of its namespace.
+    pub fn start(world: &World, far: &Namespace, address: IpAddr) -> Result<Self> {
         let address = address.to_string();
         let log = world.log("iperf3 server", "iperf3.log");
         let mut command = Command::new("iperf3");
@@ -274,7 +277,8 @@ impl Server {
         Ok(Server { _daemon: daemon, address })
     }
 
-    fn stream(&self, near: &Namespace, seconds: u64, options: &[&str]) -> Result<Streamed> {
+    /// Runs a client from `near`.
+    pub fn stream(&self, near: &Namespace, seconds: u64, options: &[&str]) -> Result<Streamed> {
         let mut command = Command::new("iperf3");
         command.args(["-c", &self.address, "-t", &seconds.to_string(), "-J"]).args(options);
         let limit = Duration::from_secs(seconds) + SLACK;

@@ -230,7 +230,8 @@ impl Host {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The socket of the agent.
+    pub fn socket(&self) -> PathBuf {
         self.folder.join("sock")
     }
 

@@ -28,6 +28,7 @@
 //! | [`host`] | a machine with an agent, and the verbs spoken to it |
 //! | [`status`] | reading `status --json`, waiting for a state |
 //! | [`datagrams`] | datagrams in number: paced, in batches, counted |
+//! | [`flood`] | 100,000 datagrams a second from nowhere |
 //! | [`traffic`] | ping, TCP with hashes, UDP streams and floods |
 //! | [`upnp`] | miniupnpd on a router |
 //! | [`resources`] | memory, processor time and interface counters of a host |
@@ -36,6 +37,7 @@
 //! id; the next run removes those whose process is gone ([`namespace::remove_leftovers`]).
 
 pub mod datagrams;
+pub mod flood;
 pub mod host;
 pub mod internet;
 pub mod lan;

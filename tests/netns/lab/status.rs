@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use ginnel::identity::WgPublicKey;
 use serde_json::Value;
 
 /// One answer of `status --json`.
@@ -41,6 +42,12 @@ impl Status {
     /// This device's overlay IPv6 address.
     pub fn ipv6(&self) -> Result<IpAddr> {
         self.address("ipv6")
+    }
+
+    /// This device's WireGuard key.
+    pub fn public_key(&self) -> Result<WgPublicKey> {
+        let text = self.network()["self"]["public_key"].as_str().context("no public key")?;
+        text.parse().with_context(|| format!("{text:?} is no key"))
     }
 
     /// `upnp`, `pcp`, `nat-pmp`, `none`.

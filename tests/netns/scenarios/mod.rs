@@ -1,5 +1,6 @@
 //! All scenarios. Each gets a fresh world and has the topology drawn above it.
 
+pub mod flood;
 mod invites;
 mod lab_itself;
 mod lan;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         invites::SCENARIOS,
         local_faults::SCENARIOS,
         noise::SCENARIOS,
+        flood::SCENARIOS,
     ];
     parts.concat()
 }
