@@ -20,7 +20,7 @@ const PALE: &str = "#64748b";
 pub fn svg(comparison: &Comparison) -> String {
     let panels = [
         (Metric::TcpForward, "One TCP stream, Gbit/s (more is better)"),
-        (Metric::DaemonCost, "CPU seconds a GB, both ends (less is better)"),
+        (Metric::DaemonCost, "CPU seconds a GB (less is better)"),
     ];
     let mut rows: Vec<&Row> =
         comparison.measured().filter(|row| row.median(Metric::DaemonCost).is_some()).collect();
@@ -49,10 +49,13 @@ pub fn svg(comparison: &Comparison) -> String {
             svg += &text(end, middle, "start", INK, "", &shown(metric, value));
         }
     }
-    let caption = comparison.median("no VPN", Metric::TcpForward).map_or(String::new(), |bare| {
-        format!("The same machine without a VPN: {} Gbit/s. ", shown(Metric::TcpForward, bare))
-    });
-    let caption = format!("{caption}Both ends and both daemons share its cores; medians.");
+    let caption = comparison
+        .median("no VPN", Metric::TcpForward)
+        .map_or("One machine. ".to_owned(), |bare| {
+            format!("One machine, {} Gbit/s without a VPN. ", shown(Metric::TcpForward, bare))
+        });
+    let caption =
+        format!("{caption}Both daemons and both ends of the stream share its cores; medians.");
     svg += &text(PANELS[0].0, height - 14.0, "start", PALE, " font-size=\"12\"", &caption);
     svg + "</svg>\n"
 }

@@ -312,12 +312,13 @@ fn highest_rate(
     for _ in 0..MAX_TRIALS {
         match held(&mut lane, rate, time)? {
             Some(trial) => {
-                best = best.max(trial.bits / 1e9);
-                holds = Some(rate);
-                if trial.bits / 1e9 * NEAR < rate {
-                    // The sender itself cannot: there is nothing to find above.
+                let got = trial.bits / 1e9;
+                if got * NEAR < rate && got < best * NEAR {
+                    // The sender itself cannot: more was asked of it and no more came.
                     break;
                 }
+                best = best.max(got);
+                holds = Some(rate);
             }
             None => fails = Some(rate),
         }
