@@ -61,7 +61,11 @@ impl Agent {
 }
 
 fn send(network: &Network, transmit: &Transmit) {
-    if let Err(error) = network.udp.send(transmit.to, &transmit.payload, None) {
+    let sent = match transmit.whole {
+        true => network.udp.send_whole(transmit.to, &transmit.payload),
+        false => network.udp.send(transmit.to, &transmit.payload, None),
+    };
+    if let Err(error) = sent {
         tracing::trace!(to = %transmit.to, %error, "a datagram was not sent");
     }
 }

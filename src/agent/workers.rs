@@ -249,6 +249,11 @@ impl Plane {
             }
         }
         egress.flush(&mut send);
+        for answer in egress.drain_answers() {
+            if queue.write(&answer).is_err() {
+                self.drops.count(DropReason::InterfaceWrite);
+            }
+        }
         result
     }
 

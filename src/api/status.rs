@@ -174,6 +174,10 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// The way to it.
     pub path: Option<PathStatus>,
+    /// The longest inner packet that the way carries whole, as far as is known, in bytes; longer
+    /// ones are cut, fragmented, or answered with "packet too big".
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// The round trip of the last probe, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// Since the last WireGuard handshake, in seconds.

@@ -66,6 +66,9 @@ reasons! {
     NoRoute = "no-route",
     /// A frame from our own interface with an offload header that contradicts it.
     BadOffload = "bad-offload",
+    /// A packet from our own interface that the path does not carry and that is not fragmented; its
+    /// source was told.
+    TooBig = "too-big",
     /// The interface did not take the packet.
     InterfaceWrite = "interface-write",
     /// The socket did not take the datagram.

@@ -5,8 +5,14 @@
 //! datagram does not fit its shape, or when the device has nothing more to read: grouping adds no
 //! latency. The lock is never held while something is sent.
 //!
+//! No datagram is longer than the path carries ([`Limit`]): TCP is cut more finely
+//! where that is less than the interface's MTU, and what else is too long takes the slow way
+//! (`oversize`).
+//!
 //! Only packets with a source of our own and an ordinary destination leave. A packet for a device
 //! that has no slot, no path or no session goes up to `mesh`, which connects and sends it later.
+
+mod oversize;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -15,11 +21,15 @@ use super::buffer::{Batch, SendBuffer};
 use super::outcome::TunnelError;
 use super::packet::{Header, is_special};
 use super::segment::{Segments, VnetHeader};
-use super::slot::PeerSlot;
+use super::slot::{Limit, PeerSlot};
 use super::{DropReason, Shared, Upcall};
 
 /// Room for one packet of a frame.
 const MAX_PACKET: usize = 65_535;
+
+/// Room for what a packet that does not fit a path is cut into: no path is found to carry more than
+/// an Ethernet.
+const MAX_PIECE: usize = 1_500;
 
 /// How many packets of one frame wait for a session: what a peer is kept for in all, so that a
 /// super-packet does not fill the queue of the control loop.
@@ -31,6 +41,10 @@ pub struct Egress {
     vnet: bool,
     buffer: SendBuffer,
     packet: Box<[u8]>,
+    /// A part of a packet that is too long.
+    piece: Box<[u8]>,
+    /// Frames for the device, from the slow way.
+    answers: Vec<Vec<u8>>,
 }
 
 /// Why a round of sealing ended.
@@ -49,7 +63,8 @@ impl Egress {
     /// For a queue whose frames begin with a `virtio_net_hdr`, or not.
     pub fn new(vnet: bool) -> Self {
         let packet = vec![0; MAX_PACKET].into_boxed_slice();
-        Self { vnet, buffer: SendBuffer::new(), packet }
+        let (buffer, piece) = (SendBuffer::new(), vec![0; MAX_PIECE].into_boxed_slice());
+        Self { vnet, buffer, packet, piece, answers: Vec::new() }
     }
 
     /// Takes one frame; batches that are complete go to `send`.
@@ -97,6 +112,9 @@ impl Egress {
             self.hand_up(&mut segments, &header, 0, shared);
             return Ok(());
         };
+        if !segments.fit(slot.limit().packet.into()) {
+            return self.send_oversize(&mut segments, (slot, to), shared, send, now);
+        }
         loop {
             match self.seal_round(&mut segments, slot, to, shared, now) {
                 Round::Complete => return Ok(()),
@@ -120,6 +138,7 @@ impl Egress {
         shared: &mut Shared<'_>,
         now: Instant,
     ) -> Round {
+        let large = segments.next_len() > Some(Limit::LOWEST.packet.into());
         let mut tunnel = slot.tunnel.lock();
         let (mut packets, mut bytes) = (0, 0);
         let round = loop {
@@ -144,28 +163,13 @@ impl Egress {
         if packets > 0 {
             slot.count_sent(packets, bytes, now);
         }
+        if large && packets > 0 {
+            slot.note_large(now);
+        }
         if overdue && slot.may_report_awake(now) {
             shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
         }
         round
-    }
-
-    /// Gives the first packets of a frame to `mesh`; `first` bytes of one are in the scratch space
-    /// already.
-    fn hand_up(
-        &mut self,
-        segments: &mut Segments<'_>,
-        header: &Header,
-        first: usize,
-        shared: &mut Shared<'_>,
-    ) {
-        let destination = header.destination;
-        let mut len = if first > 0 { Some(first) } else { segments.write_next(&mut self.packet) };
-        for _ in 0..MAX_WAITING {
-            let Some(packet) = len.map(|len| self.packet[..len].to_vec()) else { return };
-            shared.upcalls.push(Upcall::NoSession { destination, packet }, shared.drops);
-            len = segments.write_next(&mut self.packet);
-        }
     }
 }
 
@@ -270,7 +274,7 @@ mod tests {
         assert_eq!(a.upcalls(), [no_session(B.0, &packet)]);
         a.send(&[single(&build(A.0, "8.8.8.8", UDP, b"hello"))]);
         assert_eq!((a.upcalls(), a.drops.get(DropReason::NoRoute)), (vec![], 1));
-        let (vnet, whole, packets) = super_packet(true, TCP, &[7; 30_000], 1200);
+        let (vnet, whole, packets) = super_packet(true, TCP, &[7; 30_000], 1100);
         a.slot().set_endpoint(Some(at(2)));
         a.send(&[[&vnet.encode()[..], &whole].concat()]);
         let first: Vec<_> = packets[..8].iter().map(|packet| no_session(B.0, packet)).collect();

@@ -121,6 +121,7 @@ pub(super) fn device(
     let allowed = vec![(ip(peer.0), 32), (ip(peer.1), 128)];
     let slot = PeerSlot::new(index, tunnel, allowed, carries, now);
     slot.set_endpoint(Some(at(peer_key)));
+    slot.set_limit(Limit { packet: 1420, settled: true });
     Device::new(own, slot, &secret(key), now)
 }
 

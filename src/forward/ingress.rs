@@ -29,10 +29,7 @@ use super::slot::{Carries, PeerSlot, SlotIndex};
 use super::{DropReason, LocalAddresses, Shared, Tunnel, Upcall};
 use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, receiver_index};
 use crate::wire::control::{HEADER_LEN, MAX_PACKET};
-
-/// The longest STUN message that is looked at: no check and no answer of a server is longer than
-/// the smallest IPv6 MTU.
-const MAX_STUN: usize = 1280;
+use crate::wire::stun;
 
 /// Cookie replies that wait to be sent; past that a sender has to try again, as it would anyway.
 const MAX_REPLIES: usize = 64;
@@ -117,7 +114,7 @@ impl Ingress {
                 Class::Initiation | Class::Response | Class::CookieReply => {
                     self.handshake(run.from, datagram, shared, now)
                 }
-                Class::Stun if datagram.len() <= MAX_STUN => {
+                Class::Stun if datagram.len() <= stun::MAX_LEN => {
                     let bytes = datagram.to_vec();
                     shared.upcalls.push(Upcall::Datagram { from: run.from, bytes }, shared.drops);
                     Ok(())

@@ -11,6 +11,7 @@
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
 //!   `timing` knows when its timers have something to do.
 //! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
+//! * [`fragment`]: what becomes of packets that a path does not carry whole.
 //! * [`packet`]: IP headers, checksums, control packets.
 //! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
 
@@ -20,6 +21,7 @@ pub mod drops;
 pub mod egress;
 #[cfg(test)]
 mod fixture;
+pub mod fragment;
 pub mod guard;
 pub mod ingress;
 mod outcome;
@@ -34,7 +36,7 @@ pub mod upcall;
 
 pub use drops::{DropCounters, DropReason};
 pub use guard::{HandshakeGuard, Verdict};
-pub use slot::{Carries, PeerSlot, SlotIndex};
+pub use slot::{Carries, Limit, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};
 pub use tunnel::Tunnel;
 pub use upcall::Upcalls;

@@ -11,6 +11,10 @@
 //! (counted up), TCP sequence number or UDP length, and checksums computed anew. FIN and PSH stay on
 //! the last packet, CWR on the first (RFC 3168), as a network card does.
 //!
+//! Where a path carries less than the interface, [`Segments::fit`] has TCP cut more finely, single
+//! packets too: to TCP a segment boundary means nothing, so neither end notices. Left alone is what
+//! would notice: SYN, RST, urgent data, and segments that are signed (RFC 2385, RFC 5925).
+//!
 //! Nothing of the header but `gso_type`, `gso_size` and where the checksum goes is believed: `hdr_len`
 //! is wrong for some senders, so header lengths are read from the packet itself.
 
@@ -42,7 +46,10 @@ const UDP_HEADER: usize = 8;
 
 /// TCP flags, in byte 13 of its header.
 const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
+const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
 
 /// The `virtio_net_hdr` before a frame.
@@ -159,6 +166,34 @@ impl<'a> Segments<'a> {
             _ => return Err(SegmentError::BadOffload),
         };
         Ok(Self { packet, header, plan, done: 0, index: 0 })
+    }
+
+    /// Has TCP cut so finely that no packet is longer than `limit`. Whether none is then.
+    pub fn fit(&mut self, limit: usize) -> bool {
+        if self.next_len().is_none_or(|len| len <= limit) {
+            return true;
+        }
+        let header_len = match self.plan {
+            Plan::Cut { header_len, .. } if self.header.protocol == TCP => Some(header_len),
+            Plan::Whole if self.is_intact() => divisible(self.packet, &self.header),
+            Plan::Complete { start, at }
+                if start == self.header.transport_at && at == start + 16 =>
+            {
+                divisible(self.packet, &self.header)
+            }
+            _ => None,
+        };
+        let Some(header_len) = header_len.filter(|header_len| *header_len < limit) else {
+            return false;
+        };
+        self.plan = Plan::Cut { header_len, size: limit - header_len };
+        true
+    }
+
+    /// Whether the upper checksum is right: what was bad before must not be made good.
+    fn is_intact(&self) -> bool {
+        let transport = &self.packet[self.header.transport_at..];
+        checksum(pseudo_sum(&self.header, transport.len()) + sum(transport)) == 0
     }
 
     /// The length of the packet that [`write_next`](Self::write_next) would write, `None` after the
@@ -299,6 +334,35 @@ fn cut(vnet: VnetHeader, packet: &[u8], header: &Header) -> Result<Plan, Segment
     } else {
         Err(SegmentError::BadOffload)
     }
+}
+
+/// Where the payload of a TCP packet begins that may be cut in two.
+fn divisible(packet: &[u8], header: &Header) -> Option<usize> {
+    if header.protocol != TCP || !header.is_plain() || header.fragment {
+        return None;
+    }
+    let tcp = packet.get(header.transport_at..)?;
+    let header_len = usize::from(tcp.get(12)? >> 4) * 4;
+    let options = tcp.get(TCP_HEADER..header_len)?;
+    let alone = tcp[13] & (SYN | RST | URG) != 0 || is_signed(options);
+    (!alone && header_len < tcp.len()).then_some(header.transport_at + header_len)
+}
+
+/// Whether TCP options sign the segment, or are too odd to tell.
+fn is_signed(mut options: &[u8]) -> bool {
+    while let [kind, rest @ ..] = options {
+        options = match (kind, rest) {
+            (0, _) => return false,
+            (1, _) => rest,
+            // MD5 (RFC 2385), TCP-AO (RFC 5925).
+            (19 | 29, _) => return true,
+            (_, [len, ..]) if *len >= 2 && usize::from(*len) <= options.len() => {
+                &options[usize::from(*len)..]
+            }
+            _ => return true,
+        };
+    }
+    false
 }
 
 /// In UDP a checksum of zero says that there is none; its other form says zero (RFC 768).
@@ -448,5 +512,62 @@ pub(super) mod tests {
         frame.extend_from_slice(b"rest");
         assert_eq!(VnetHeader::decode(&frame), Some((vnet, &b"rest"[..])));
         assert_eq!(VnetHeader::decode(&frame[..9]), None);
+    }
+
+    /// The packets of a frame on a path that carries `limit` bytes, where they fit.
+    fn fitted(vnet: VnetHeader, packet: &[u8], limit: usize) -> Option<Vec<Vec<u8>>> {
+        let header = Header::parse(packet).unwrap();
+        let mut segments = Segments::split(vnet, packet, header).unwrap();
+        if !segments.fit(limit) {
+            return None;
+        }
+        let mut out = [0; 65_535];
+        Some(
+            std::iter::from_fn(|| segments.write_next(&mut out).map(|len| out[..len].to_vec()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn on_a_narrow_path_tcp_is_cut_as_if_its_sender_had_known() {
+        for v4 in [true, false] {
+            let header_len = if v4 { 52 } else { 72 };
+            for payload in [&[7; 1368][..], &[7; 30_000]] {
+                let (vnet, whole, _) = super_packet(v4, TCP, payload, 1368);
+                let (_, _, expected) = super_packet(v4, TCP, payload, 1220 - header_len);
+                assert_eq!(fitted(vnet, &whole, 1220), Some(expected));
+            }
+            // A single packet with its checksum complete, and one without.
+            let (_, _, mut single) = super_packet(v4, TCP, &[7; 1368], 1368);
+            let single = single.remove(0);
+            let (_, _, expected) = super_packet(v4, TCP, &[7; 1368], 1220 - header_len);
+            assert_eq!(fitted(VnetHeader::default(), &single, 1220), Some(expected));
+            let mut bad = single.clone();
+            bad[header_len] ^= 1;
+            assert_eq!(fitted(VnetHeader::default(), &bad, 1220), None, "bad before, bad after");
+            assert_eq!(fitted(VnetHeader::default(), &bad, 1500), Some(vec![bad]));
+        }
+    }
+
+    #[test]
+    fn what_would_notice_is_not_cut() {
+        let (_, _, packets) = super_packet(true, TCP, &[7; 1368], 1368);
+        let at = 20;
+        let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut packet = packets[0].clone();
+            change(&mut packet);
+            fix_checksums(&mut packet);
+            fitted(VnetHeader::default(), &packet, 1220).is_none()
+        };
+        assert!(!refused(&|_| {}));
+        for flag in [SYN, RST, URG] {
+            assert!(refused(&|packet| packet[at + 13] |= flag));
+        }
+        for kind in [19, 29] {
+            assert!(refused(&|packet| packet[at + 22] = kind), "a signature");
+        }
+        assert!(refused(&|packet| packet[at + 23] = 1), "an option shorter than itself");
+        let (vnet, whole, _) = super_packet(true, UDP, &[7; 5_600], 1400);
+        assert_eq!(fitted(vnet, &whole, 1220), None, "datagrams keep their bounds");
     }
 }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -40,6 +40,32 @@ pub enum Carries {
     ControlOnly,
 }
 
+/// How long inner packets to a peer may be, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// The longest that the path carries whole.
+    pub packet: u16,
+    /// Whether that is known well enough to tell hosts.
+    pub settled: bool,
+}
+
+impl Limit {
+    /// What every path carries: IPv6's least MTU less 48 of IPv6 and UDP and 32 of WireGuard.
+    pub const LOWEST: Self = Self { packet: 1200, settled: false };
+
+    fn pack(self) -> u32 {
+        u32::from(self.packet) << 1 | u32::from(self.settled)
+    }
+
+    fn unpack(packed: u32) -> Self {
+        Self { packet: (packed >> 1) as u16, settled: packed & 1 != 0 }
+    }
+}
+
+/// The shortest time between two answers "packet too big" about one slot. RFC 4443 (section 2.4) wants
+/// them limited; the host needs one a destination.
+const TOO_BIG_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The shortest time between two hints to `mesh` of one kind about one slot.
 const HINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,8 +84,10 @@ pub struct PeerSlot {
     /// What it carried.
     pub stats: Stats,
     born: Instant,
+    limit: AtomicU32,
     roamed_ms: AtomicU64,
     awake_ms: AtomicU64,
+    too_big_ms: AtomicU64,
 }
 
 impl PeerSlot {
@@ -79,8 +107,10 @@ impl PeerSlot {
             carries,
             stats: Stats::default(),
             born: now,
+            limit: AtomicU32::new(Limit::LOWEST.pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
+            too_big_ms: AtomicU64::new(0),
         }
     }
 
@@ -95,8 +125,10 @@ impl PeerSlot {
             carries,
             stats: Stats::default(),
             born: before.born,
+            limit: AtomicU32::new(before.limit().pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
+            too_big_ms: AtomicU64::new(0),
         }
     }
 
@@ -108,6 +140,17 @@ impl PeerSlot {
     /// Where its datagrams go.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint.load().as_deref().copied()
+    }
+
+    /// Sends nothing longer from now on; only `mesh` calls it.
+    pub fn set_limit(&self, limit: Limit) {
+        self.limit.store(limit.pack(), Ordering::Relaxed);
+        self.tunnel.lock().set_mtu(limit.packet);
+    }
+
+    /// How long its packets may be.
+    pub fn limit(&self) -> Limit {
+        Limit::unpack(self.limit.load(Ordering::Relaxed))
     }
 
     /// When it came into use.
@@ -147,6 +190,11 @@ impl PeerSlot {
         }
     }
 
+    /// Notes that a packet longer than [`Limit::LOWEST`] was sealed.
+    pub(super) fn note_large(&self, now: Instant) {
+        self.stats.last_large_sent_ms.store(self.age_ms(now), Ordering::Relaxed);
+    }
+
     /// Counts `packets` sealed datagrams of `bytes` in all that carry user data.
     pub(super) fn count_sent(&self, packets: usize, bytes: usize, now: Instant) {
         self.stats.tx_packets.fetch_add(packets as u64, Ordering::Relaxed);
@@ -156,17 +204,22 @@ impl PeerSlot {
 
     /// Whether `mesh` may be told now that this peer's address differs: at most once a second.
     pub(super) fn may_report_roaming(&self, now: Instant) -> bool {
-        self.due(&self.roamed_ms, now)
+        self.due(&self.roamed_ms, HINT_INTERVAL, now)
     }
 
     /// Whether `mesh` may be told now that this tunnel's timers are overdue: at most once a second.
     pub(super) fn may_report_awake(&self, now: Instant) -> bool {
-        self.due(&self.awake_ms, now)
+        self.due(&self.awake_ms, HINT_INTERVAL, now)
     }
 
-    fn due(&self, last: &AtomicU64, now: Instant) -> bool {
+    /// Whether the host may be told now that a packet was too big.
+    pub(super) fn may_answer_too_big(&self, now: Instant) -> bool {
+        self.due(&self.too_big_ms, TOO_BIG_INTERVAL, now)
+    }
+
+    fn due(&self, last: &AtomicU64, interval: Duration, now: Instant) -> bool {
         let (then, ms) = (last.load(Ordering::Relaxed), self.age_ms(now));
-        let due = then == 0 || ms.saturating_sub(then) >= HINT_INTERVAL.as_millis() as u64;
+        let due = then == 0 || ms.saturating_sub(then) >= interval.as_millis() as u64;
         // Of two threads that race here one wins, so one hint goes up.
         due && last.compare_exchange(then, ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -198,6 +251,8 @@ pub struct Stats {
     pub last_authentic_ms: AtomicU64,
     /// Milliseconds from the slot's birth to the last user packet sent; 0 = never.
     pub last_data_sent_ms: AtomicU64,
+    /// Milliseconds from the slot's birth to the last packet that not every path carries; 0 = never.
+    pub last_large_sent_ms: AtomicU64,
     /// Milliseconds from the slot's birth to the last user packet received; 0 = never.
     pub last_data_received_ms: AtomicU64,
 }

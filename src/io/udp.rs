@@ -13,9 +13,11 @@
 //!   culprit, and is left off for `EIO` and `EINVAL` (the driver cannot); for `EMSGSIZE` only this
 //!   batch was too large for its link.
 //!
-//! IPv4 datagrams may be fragmented on the way (no DF), as WireGuard's own are: a tunnel then works
-//! over a PPPoE or VPN link below its MTU, if slowly. IPv6 has a minimum link MTU
-//! of 1,280 and no such option once quinn-udp has set `IPV6_DONTFRAG`.
+//! Datagrams are not longer than what passed a path whole ([`UdpPort::send_whole`] asks), and so are
+//! hardly ever fragmented. That IPv4 ones may be, on the way (no DF), as WireGuard's own, is for the
+//! moment after a path became narrower. IPv6 ones may not (`IPV6_DONTFRAG`, set by quinn-udp): Linux
+//! would make them as long as ICMP said, if it got through. What ICMP says of sizes is ignored in
+//! both families, since anybody can forge it.
 //!
 //! All methods take `&self` and are safe from several threads; none blocks longer than
 //! [`SEND_PATIENCE`].
@@ -52,6 +54,9 @@ const MAX_GSO_BYTES: usize = 65_487;
 
 /// The most segments one `sendmsg` takes (`UDP_MAX_SEGMENTS` before Linux 6.9).
 const MAX_GSO_SEGMENTS: usize = 64;
+
+/// No DF, and no belief in ICMP; the link's own MTU holds.
+const MAY_FRAGMENT: sockopt::Ipv4PathMtuDiscovery = sockopt::Ipv4PathMtuDiscovery::OMIT;
 
 /// How many queued errors of the socket one receive clears before it gives up for this time.
 const ERROR_TRIES: usize = 16;
@@ -174,6 +179,23 @@ impl UdpPort {
         result
     }
 
+    /// Sends one datagram that no router may fragment, to ask whether it arrives. What another thread
+    /// sends in the same instant may not be fragmented either, which only matters where it would
+    /// have been.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); `EMSGSIZE` where it is longer than the link.
+    pub fn send_whole(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        let socket = self.v4.as_ref().map(|half| &half.socket);
+        let Some(socket) = socket.filter(|_| normalize(to).is_ipv4()) else {
+            return self.send(to, datagram, None);
+        };
+        sockopt::set_ip_mtu_discover(socket, sockopt::Ipv4PathMtuDiscovery::PROBE)?;
+        let sent = self.send(to, datagram, None);
+        sockopt::set_ip_mtu_discover(socket, MAY_FRAGMENT)?;
+        sent
+    }
+
     /// Receives what is there, into `batch`, and says how many messages that is; 0 = nothing.
     ///
     /// # Errors
@@ -279,7 +301,7 @@ impl Half {
         let state = UdpSocketState::new((&socket).into())?;
         if address.is_ipv4() {
             // After quinn-udp, which forbids fragments.
-            sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DONT).ok();
+            sockopt::set_ip_mtu_discover(&socket, MAY_FRAGMENT).ok();
         }
         let port = socket.local_addr()?.port();
         let gso = AtomicBool::new(state.max_gso_segments() > 1);

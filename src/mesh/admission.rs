@@ -161,7 +161,7 @@ impl Mesh {
     /// open to user data.
     pub(super) fn promote(&mut self, key: PeerKey, device: DeviceId, now: Instant) {
         let Some(member) = self.ledger.roster().get(&device) else { return };
-        let allowed = super::sessions::allowed_sources(member);
+        let allowed = super::peer::allowed_sources(member);
         let others: Vec<_> = self.peers.of(&Who::Member(device)).map(|peer| peer.key).collect();
         others.into_iter().for_each(|key| self.drop_peer(key, now));
         let Some(mut peer) = self.peers.remove(key) else { return };

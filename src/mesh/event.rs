@@ -150,6 +150,8 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// The payload.
     pub payload: Vec<u8>,
+    /// Whether it must arrive whole or not at all: a probe of what the path carries.
+    pub whole: bool,
 }
 
 /// How the interface shall look.

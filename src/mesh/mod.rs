@@ -136,9 +136,10 @@ pub struct Mesh {
     last_now: Instant,
 }
 
-/// The MTU of the overlay, in bytes: IPv6's smallest, so that a sealed packet fits every path there
-/// is, PPPoE, tunnels and all.
-pub const MTU: u16 = 1280;
+/// The MTU of the interface, in bytes: an Ethernet's 1,500 less 48 of IPv6 and UDP and 32 of
+/// WireGuard, as its other implementations have it. Not every path carries that: see
+/// [`path::size`].
+pub const MTU: u16 = 1420;
 
 /// What the agent decided for this network.
 #[derive(Debug, Clone)]

@@ -50,6 +50,10 @@
 //! reappears from a new address (its NAT forgot it, or its router's address changed) makes us check
 //! both the new path and the primary, which decides the same way.
 //!
+//! # Sizing
+//!
+//! How large datagrams the primary carries is found with checks of that size: see [`size`].
+//!
 //! # Time
 //!
 //! `now` comes in with every call, [`PathAgent::poll_timeout`] names the next deadline with its
@@ -57,8 +61,10 @@
 //! after each call.
 
 mod choice;
+mod event;
 mod route;
 mod search;
+pub mod size;
 mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -71,11 +77,12 @@ use rand::rngs::StdRng;
 
 use super::candidate::{Surroundings, canonical};
 use super::event::Transmit;
-use crate::api::PathKind;
 use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, CheckTag, TransactionId};
 use route::Route;
+use size::SizeSearch;
 
 pub use choice::Tier;
+pub use event::{Path, PathEvent};
 pub use upkeep::{DEAD_AFTER, KEEPALIVE, KEEPALIVE_OTHER, RETRY};
 
 /// When the checks of a burst leave, counted from its start. Dense at first, because the side that
@@ -117,28 +124,13 @@ pub enum Demand {
     Active,
 }
 
-/// A way to the peer that answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Path {
-    /// Where datagrams go.
-    pub endpoint: SocketAddr,
-    /// On a link of ours, or through whatever routers.
-    pub kind: PathKind,
-    /// The smoothed round trip.
-    pub rtt: Duration,
-}
-
-/// What happened to the path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathEvent {
-    /// There was none, now there is.
-    Validated(Path),
-    /// Another one is used from now on, or the same is of another kind now.
-    PrimaryChanged(Path),
-    /// There is none any more. The search goes on while the peer is wanted.
-    Lost,
-    /// The peer sees our address as this.
-    Observed(SocketAddr),
+/// A check that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    to: SocketAddr,
+    at: Instant,
+    /// Of a probe, its length.
+    size: Option<u16>,
 }
 
 /// Finds and keeps the path to one peer. See the [module](self).
@@ -150,9 +142,11 @@ pub struct PathAgent {
     surroundings: Arc<Surroundings>,
     demand: Demand,
     routes: BTreeMap<SocketAddr, Route>,
-    /// The checks that wait for an answer: whom we asked and when.
-    asked: BTreeMap<TransactionId, (SocketAddr, Instant)>,
+    /// The checks that wait for an answer.
+    asked: BTreeMap<TransactionId, Asked>,
     primary: Option<SocketAddr>,
+    /// How large datagrams the primary carries.
+    size: Option<SizeSearch>,
     /// The last user data sent and received.
     traffic: (Option<Instant>, Option<Instant>),
     /// A restart came while idle: recheck when wanted again.
@@ -186,6 +180,7 @@ impl PathAgent {
             routes: BTreeMap::new(),
             asked: BTreeMap::new(),
             primary: None,
+            size: None,
             traffic: (None, None),
             stale: false,
             bettered_at: now,
@@ -277,7 +272,8 @@ impl PathAgent {
             return;
         }
         let response = CheckResponse { transaction: request.transaction, mapped: address };
-        self.transmits.push_back(Transmit { to: from, payload: response.encode(&self.key) });
+        let payload = response.encode(&self.key);
+        self.transmits.push_back(Transmit { to: from, payload, whole: false });
         self.notice(from, now);
         if let Some(route) = self.routes.get_mut(&address) {
             route.heard_at = Some(now);
@@ -291,26 +287,23 @@ impl PathAgent {
         self.notice(from, now);
     }
 
-    /// Whether this agent asked in that transaction and waits for the answer.
-    pub fn awaits(&self, transaction: &TransactionId) -> bool {
-        self.asked.contains_key(transaction)
-    }
-
     /// A verified response of the peer arrived. Counts only in a transaction of ours and from the
     /// address that was asked.
     pub fn handle_response(&mut self, from: SocketAddr, response: &CheckResponse, now: Instant) {
         self.last_now = now;
         let from = canonical(from);
-        let Some((to, sent_at)) = self.asked.get(&response.transaction).copied() else { return };
-        if to != from || now.saturating_duration_since(sent_at) > EXPIRE {
+        let Some(asked) = self.asked.get(&response.transaction).copied() else { return };
+        let rtt = now.saturating_duration_since(asked.at);
+        if asked.to != from || rtt > EXPIRE {
             return;
         }
         self.asked.remove(&response.transaction);
         let Some(route) = self.routes.get_mut(&from) else { return };
-        route.answered(now.saturating_duration_since(sent_at), now);
+        route.answered(rtt, now);
         if route.observed.replace(response.mapped) != Some(response.mapped) {
             self.events.push_back(PathEvent::Observed(response.mapped));
         }
+        self.size_answered(&asked, now);
         self.choose(now);
     }
 
@@ -336,6 +329,7 @@ impl PathAgent {
         }
         self.search(now);
         self.suspect(now);
+        self.measure_again(now);
     }
 
     /// The path in use.
@@ -366,7 +360,7 @@ impl PathAgent {
         let searching = self.routes.values().filter_map(|route| route.due);
         let searching = searching.min().map(|at| (at, "path search"));
         let better = self.better_due().map(|at| (at, "better path"));
-        [self.upkeep_due(), searching, better].into_iter().flatten().min()
+        [self.upkeep_due(), searching, better, self.size_due()].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -377,6 +371,9 @@ impl PathAgent {
         }
         if self.better_due().is_some_and(|at| at <= now) {
             self.ask_better(now);
+        }
+        if self.size_due().is_some_and(|(at, _)| at <= now) {
+            self.handle_size_due(now);
         }
         let due = |route: &Route| route.due.is_some_and(|at| at <= now);
         let due: Vec<_> =

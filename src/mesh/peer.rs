@@ -6,6 +6,7 @@
 //! session.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::path::PathAgent;
 use super::rate::{Bucket, Inflow};
 use crate::forward::PeerSlot;
 use crate::identity::{DeviceId, WgPublicKey};
+use crate::membership::Member;
 use crate::membership::invite::InviteId;
 
 /// Packets kept for a device to which a session is being made: the first few of a connection, so
@@ -197,6 +199,11 @@ impl Peer {
         self.at(self.slot.stats.last_data_sent_ms.load(Ordering::Relaxed))
     }
 
+    /// When a packet that not every path carries last went out.
+    pub fn last_large(&self) -> Option<Instant> {
+        self.at(self.slot.stats.last_large_sent_ms.load(Ordering::Relaxed))
+    }
+
     /// When anything authentic last came in.
     pub fn last_seen(&self) -> Option<Instant> {
         self.at(self.slot.stats.last_authentic_ms.load(Ordering::Relaxed))
@@ -206,4 +213,11 @@ impl Peer {
     fn at(&self, ms: u64) -> Option<Instant> {
         self.slot.instant_of(ms)
     }
+}
+
+/// The inner sources of a member: its own addresses, and what its certificate routes to it.
+pub fn allowed_sources(member: &Member) -> Vec<(IpAddr, u8)> {
+    let ipv4 = member.ipv4.map(|address| (IpAddr::V4(address), 32));
+    let ipv6 = (IpAddr::V6(member.ipv6), 128);
+    std::iter::once(ipv6).chain(ipv4).chain(member.routes.iter().copied()).collect()
 }

@@ -10,7 +10,7 @@ use super::directory::Source;
 use super::event::{Output, Transmit};
 use super::greeting::Greeting;
 use super::path::{Demand, PathAgent, PathEvent};
-use super::peer::{Peer, Who};
+use super::peer::{Peer, Who, allowed_sources};
 use super::tags::Caller;
 use super::*;
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
@@ -315,6 +315,11 @@ impl Mesh {
                 self.join_tunnel_lost(key, now);
                 self.connections_changed(now);
             }
+            PathEvent::Sized(size) => {
+                if let Some(peer) = self.peers.get(key) {
+                    peer.slot.set_limit(size.limit());
+                }
+            }
             PathEvent::Observed(address) => {
                 if let Some(device) = self.peers.get(key).and_then(Peer::device) {
                     self.reach.note_observed(device, address, now);
@@ -338,7 +343,7 @@ impl Mesh {
         let payload = tunnel.initiate(now);
         drop(tunnel);
         peer.handshake_at = Some(now + RETRY_AFTER);
-        self.outputs.push_back(Output::Transmit(Transmit { to: endpoint, payload }));
+        self.outputs.push_back(Output::Transmit(Transmit { to: endpoint, payload, whole: false }));
     }
 
     /// A tunnel's timers are due.
@@ -386,7 +391,7 @@ impl Mesh {
     }
 
     pub(super) fn transmit_all(&mut self, to: SocketAddr, payloads: Vec<Vec<u8>>) {
-        let transmits = payloads.into_iter().map(|payload| Transmit { to, payload });
+        let transmits = payloads.into_iter().map(|payload| Transmit { to, payload, whole: false });
         self.outputs.extend(transmits.map(Output::Transmit));
     }
 
@@ -400,11 +405,4 @@ impl Mesh {
         }
         Some(key)
     }
-}
-
-/// The inner sources of a member: its own addresses, and what its certificate routes to it.
-pub(super) fn allowed_sources(member: &crate::membership::Member) -> Vec<(IpAddr, u8)> {
-    let ipv4 = member.ipv4.map(|address| (IpAddr::V4(address), 32));
-    let ipv6 = (IpAddr::V6(member.ipv6), 128);
-    std::iter::once(ipv6).chain(ipv4).chain(member.routes.iter().copied()).collect()
 }

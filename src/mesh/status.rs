@@ -173,6 +173,7 @@ impl Mesh {
             public_key: member.wg.to_string(),
             role: role(member),
             state: peer_state(peer, now),
+            mtu: peer.filter(|_| path.is_some()).map(|peer| peer.slot.limit().packet),
             rtt_ms: path.as_ref().and(rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
             path,
             last_handshake_s: age.map(|age| age.as_secs()),

@@ -199,6 +199,7 @@ impl Mesh {
         let Some(peer) = self.peers.touch(key) else { return };
         peer.path.set_demand(demand, now);
         peer.path.note_traffic(peer.last_sent(), peer.last_seen(), now);
+        peer.path.note_large(peer.last_large());
         self.next_look(key, now + next);
     }
 

@@ -38,8 +38,8 @@ pub use sync::{
 use join::{JoinAccepted, JoinGranted, JoinHello, JoinOffer, JoinProve, JoinRefused, JoinRequest};
 
 /// The longest inner packet of the control protocol, with its IPv6 header: 1,280 (the smallest MTU
-/// of IPv6) less 48 bytes of IPv6 and UDP, so that it fits any path even when it is relayed as is.
-pub const MAX_PACKET: usize = 1232;
+/// of IPv6) less 48 bytes of IPv6 and UDP and 32 of WireGuard, so that it passes any path whole.
+pub const MAX_PACKET: usize = 1200;
 
 /// The length of an IPv6 header (RFC 8200).
 pub const HEADER_LEN: usize = 40;

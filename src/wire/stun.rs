@@ -23,6 +23,8 @@
 //!   that somebody sent back, and is refused: otherwise an echo at a candidate address would
 //!   make us answer ourselves and believe that the peer is there.
 //! * The response is shorter than any request, so answering cannot amplify (checked in a test).
+//! * A request may be longer: PADDING (RFC 5780, section 7.6) before MESSAGE-INTEGRITY makes it as
+//!   long as the datagram whose passage it tests; the answer stays short.
 //!
 //! # Asking a reflector, any STUN server
 //!
@@ -32,6 +34,7 @@
 //! Attributes we do not know are skipped, required ones too: RFC 3489 servers send
 //! SOURCE-ADDRESS and CHANGED-ADDRESS, which deserve no refusal.
 
+mod check;
 mod reflector;
 
 use std::fmt;
@@ -42,19 +45,26 @@ use stun_codec::rfc5245::attributes::{IceControlled, IceControlling};
 use stun_codec::rfc5389::attributes::{
     ErrorCode, MappedAddress, MessageIntegrity, Username, XorMappedAddress,
 };
-use stun_codec::rfc5389::methods::BINDING;
 use stun_codec::rfc5780::attributes::{ChangeRequest, OtherAddress};
 use stun_codec::{Message, MessageClass, MessageDecoder, MessageEncoder, RawAttribute};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::identity::{WgPublicKey, WgSecret, kdf};
 
+pub use check::{CheckRequest, CheckResponse};
 pub use reflector::{StunRequest, StunResponse};
 pub use stun_codec::TransactionId;
 
-/// The longest datagram that is read as STUN, in bytes: what fits the smallest IPv4 datagram every
-/// host must accept (576) without its IP and UDP headers, RFC 8489, section 6.1.
-pub const MAX_LEN: usize = 548;
+/// The longest datagram that is read as STUN, in bytes: a padded request as long as an Ethernet's
+/// largest UDP payload over IPv4, since larger paths are not looked for.
+pub const MAX_LEN: usize = 1472;
+
+/// The longest response: what fits the smallest IPv4 datagram every host must accept (576) without
+/// its IP and UDP headers, RFC 8489, section 6.1.
+const MAX_RESPONSE_LEN: usize = 548;
+
+/// The length of a check without padding.
+pub const REQUEST_LEN: usize = 76;
 
 /// The length of the header, and so of the shortest message (RFC 8489, section 5).
 const HEADER_LEN: usize = 20;
@@ -202,17 +212,19 @@ impl CheckKey {
         let (body, tail) = datagram.split_at(at.ok_or(StunError::Malformed)?);
         let received = tail.strip_prefix(&INTEGRITY_HEADER).ok_or(StunError::Malformed)?;
         let mut body = body.to_vec();
-        let length = u16::try_from(body.len() - HEADER_LEN).map_err(|_| StunError::Malformed)?;
-        body[2..4].copy_from_slice(&length.to_be_bytes());
-        // As raw attributes, so that what is hashed are the received bytes, padding included.
-        let raw: Message<RawAttribute> = decode(&body)?;
-        let expected = MessageIntegrity::new_short_term_credential(&raw, &self.password())
-            .map_err(|_| StunError::Malformed)?
-            .hmac_sha1();
-        if !equal(&expected, received) {
+        set_length(&mut body);
+        if !equal(&self.integrity(&body)?, received) {
             return Err(StunError::Integrity);
         }
         decode(&body)
+    }
+
+    /// The integrity of a message that ends before MESSAGE-INTEGRITY.
+    fn integrity(&self, body: &[u8]) -> Result<[u8; 20], StunError> {
+        // As raw attributes, so that what is hashed are the very bytes, padding included.
+        let raw: Message<RawAttribute> = decode(body)?;
+        let integrity = MessageIntegrity::new_short_term_credential(&raw, &self.password());
+        Ok(integrity.map_err(|_| StunError::Malformed)?.hmac_sha1())
     }
 }
 
@@ -236,78 +248,6 @@ impl CheckTag {
 
     fn digits(self) -> String {
         format!("{:016x}", u64::from_be_bytes(self.0))
-    }
-}
-
-/// A path check: "do you hear me at this address, and from where?"
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckRequest {
-    /// Random; the response repeats it.
-    pub transaction: TransactionId,
-    /// Whose check it is.
-    pub tag: CheckTag,
-}
-
-impl CheckRequest {
-    /// The datagram to send.
-    pub fn encode(&self, key: &CheckKey) -> Vec<u8> {
-        let mut message = Message::new(MessageClass::Request, BINDING, self.transaction);
-        let name = Username::new(self.tag.digits()).expect("16 digits are a valid name");
-        message.add_attribute(name);
-        match key.lower {
-            true => message.add_attribute(IceControlling::new(0)),
-            false => message.add_attribute(IceControlled::new(0)),
-        }
-        key.sign(&mut message);
-        encode(message)
-    }
-
-    /// The peer's request, verified.
-    pub fn decode(datagram: &[u8], key: &CheckKey) -> Result<Self, StunError> {
-        if class(datagram)? != MessageClass::Request {
-            return Err(StunError::Class);
-        }
-        let message = key.verify(datagram)?;
-        let controlling = message.get_attribute::<IceControlling>().is_some();
-        let controlled = message.get_attribute::<IceControlled>().is_some();
-        if controlling == controlled {
-            return Err(StunError::Malformed);
-        }
-        if controlling == key.lower {
-            return Err(StunError::Reflected);
-        }
-        let name = message.get_attribute::<Username>().ok_or(StunError::Malformed)?;
-        let tag = CheckTag::from_digits(name.name().as_bytes()).ok_or(StunError::Malformed)?;
-        Ok(Self { transaction: message.transaction_id(), tag })
-    }
-}
-
-/// The answer to a path check: "I hear you, from this address".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckResponse {
-    /// That of the request.
-    pub transaction: TransactionId,
-    /// Where the request came from: the asker's address as the answerer sees it.
-    pub mapped: SocketAddr,
-}
-
-impl CheckResponse {
-    /// The datagram to send; never longer than a request.
-    pub fn encode(&self, key: &CheckKey) -> Vec<u8> {
-        let mut message = Message::new(MessageClass::SuccessResponse, BINDING, self.transaction);
-        message.add_attribute(XorMappedAddress::new(canonical(self.mapped)));
-        key.sign(&mut message);
-        encode(message)
-    }
-
-    /// The peer's response, verified.
-    pub fn decode(datagram: &[u8], key: &CheckKey) -> Result<Self, StunError> {
-        if class(datagram)? != MessageClass::SuccessResponse {
-            return Err(StunError::Class);
-        }
-        let message = key.verify(datagram)?;
-        let mapped = message.get_attribute::<XorMappedAddress>().ok_or(StunError::Malformed)?;
-        Ok(Self { transaction: message.transaction_id(), mapped: possible(mapped.address())? })
     }
 }
 
@@ -336,11 +276,18 @@ fn class(datagram: &[u8]) -> Result<MessageClass, StunError> {
     // RFC 8489, section 5: method Binding is 0x0001, the class is in bits 4 and 8.
     match datagram[..2] {
         [0x00, 0x01] => Ok(MessageClass::Request),
+        _ if datagram.len() > MAX_RESPONSE_LEN => Err(StunError::NotStun),
         [0x00, 0x11] => Ok(MessageClass::Indication),
         [0x01, 0x01] => Ok(MessageClass::SuccessResponse),
         [0x01, 0x11] => Ok(MessageClass::ErrorResponse),
         _ => Err(StunError::NotStun),
     }
+}
+
+/// Makes the header's length that of the message, which is at least a header.
+fn set_length(message: &mut [u8]) {
+    let length = (message.len() - HEADER_LEN) as u16;
+    message[2..4].copy_from_slice(&length.to_be_bytes());
 }
 
 /// The transaction of a datagram that [`is_stun`].
@@ -383,6 +330,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use stun_codec::rfc5389::methods::BINDING;
+
     use super::*;
 
     const NOW: u64 = 1_769_385_600;
@@ -480,6 +429,27 @@ mod tests {
     }
 
     #[test]
+    fn a_padded_check_has_the_length_asked_for_and_an_answer_that_is_short() {
+        let (a, b) = pair();
+        let request = CheckRequest { transaction: id(1), tag: a.tag(NOW) };
+        assert_eq!(request.encode(&a).len(), REQUEST_LEN);
+        for (asked, len) in [(0, 76), (79, 76), (80, 80), (1232, 1232), (1455, 1452), (9000, 1472)]
+        {
+            let datagram = request.encode_padded(asked, &a);
+            assert_eq!(datagram.len(), len);
+            assert_eq!(CheckRequest::decode(&datagram, &b), Ok(request));
+            let mut changed = datagram.clone();
+            changed[len - INTEGRITY_LEN - 1] ^= 1;
+            assert!(CheckRequest::decode(&changed, &b).is_err());
+        }
+        let response = CheckResponse { transaction: id(1), mapped: addr(V6) }.encode(&b);
+        assert!(response.len() < REQUEST_LEN);
+        let mut padded = request.encode_padded(600, &a);
+        padded[0] = 1;
+        assert_eq!(Envelope::peek(&padded), Err(StunError::NotStun), "a response is short");
+    }
+
+    #[test]
     fn nothing_may_follow_the_integrity() {
         let (a, b) = pair();
         let mut message = Message::new(MessageClass::Request, BINDING, id(1));
@@ -570,7 +540,7 @@ mod tests {
             lying[22..24].copy_from_slice(&length.to_be_bytes());
             assert!(StunResponse::decode(&lying).is_err(), "attribute length {length}");
         }
-        for size in [0, 1, 3, 19, 31, 549, 552, 65_507] {
+        for size in [0, 1, 3, 19, 31, 1476, 65_507] {
             assert!(!is_stun(&vec![0; size]));
             let mut giant = vec![0; size];
             if size >= HEADER_LEN {

@@ -68,6 +68,29 @@ fn datagrams_above_the_mtu_of_a_link_arrive_in_fragments_and_leave_gso_on() {
 }
 
 #[test]
+fn a_probe_is_not_fragmented_and_what_is_sent_after_it_may_be() {
+    isolated(|| {
+        let neighbour = neighbours();
+        sh("ip link set lan mtu 1280");
+        neighbour.sh("ip link set lan mtu 1280");
+        let there =
+            neighbour.spawn(|| UdpPort::bind(UdpOptions::default()).unwrap()).join().unwrap();
+        let here = UdpPort::bind(UdpOptions::default()).unwrap();
+        for (family, host, most) in
+            [(Family::V4, "192.168.5.2", 1_252), (Family::V6, "fd05::2", 1_232)]
+        {
+            let to = SocketAddr::new(host.parse().unwrap(), there.port());
+            here.send_whole(to, &vec![5; most + 4]).unwrap_err();
+            here.send_whole(to, &vec![5; most]).unwrap();
+            assert_eq!(collect(&there, family, most).0, [most]);
+        }
+        let to = SocketAddr::new("192.168.5.2".parse().unwrap(), there.port());
+        here.send(to, &[5; 1_400], None).unwrap();
+        assert_eq!(collect(&there, Family::V4, 1_400).0, [1_400]);
+    });
+}
+
+#[test]
 fn what_the_network_refuses_is_an_error_of_one_datagram() {
     isolated(|| {
         let neighbour = neighbours();

@@ -291,3 +291,29 @@ fn eleven_devices_that_have_met_leave_the_dht_alone_and_hardly_talk() {
     let hourly = sent * 2 / 11 * 12;
     assert!(hourly < 500_000, "{hourly} bytes an hour and device");
 }
+
+/// ```text
+///   a ── NAT ──┐              ┌── NAT ── b      the Internet carries 1,280 bytes
+///              └── Internet ──┘
+/// ```
+#[test]
+fn a_narrow_path_is_noticed_joined_over_all_the_same_and_noticed_again_when_it_widens() {
+    let mut world = World::new(13, Weather { mtu: 1280, ..Weather::FAIR });
+    let sites = [0, 1].map(|_| world.net.site(NatKind::PORT_RESTRICTED));
+    let (a, invite) = world.create(Some(sites[0]), "a");
+    let b = join(&mut world, Some(sites[1]), "b", &invite);
+    let mtu = |world: &World, of: DeviceNo| world.nodes[of.0].status(world.now()).peers[0].mtu;
+    for mark in 0..12 {
+        // User data, without which no probe leaves.
+        assert!(reaches(&mut world, a, b, mark, Duration::from_secs(2)));
+        assert!(reaches(&mut world, b, a, mark, Duration::from_secs(2)));
+        world.run_for(Duration::from_secs(1));
+    }
+    assert_eq!((mtu(&world, a), mtu(&world, b)), (Some(1220), Some(1220)));
+    world.net.weather.mtu = 1428;
+    for mark in 20..60 {
+        assert!(reaches(&mut world, a, b, mark, Duration::from_secs(2)));
+        world.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(mtu(&world, a), Some(1368));
+}

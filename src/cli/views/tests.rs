@@ -25,7 +25,7 @@ pub(in crate::cli) fn status() -> Status {
         interface: "ginnel0".into(),
         state: NetworkState::Up,
         detail: None,
-        mtu: 1280,
+        mtu: 1420,
         this: SelfStatus {
             name: "laptop".into(),
             role: Role::Admin,
@@ -61,6 +61,7 @@ fn peer(name: &str, state: PeerState) -> PeerStatus {
         role: Role::Member,
         state,
         path: None,
+        mtu: None,
         rtt_ms: None,
         last_handshake_s: None,
         rx_bytes: 0,
@@ -191,7 +192,7 @@ fn whois_and_netcheck_name_every_value() {
                 mapped: None,
                 rtt_ms: None,
             }],
-            mtu: 1280,
+            mtu: 1420,
         }],
         dht: DhtStatus { state: DhtState::Unreachable, nodes: 0, published_s_ago: None },
         clock_offset_s: Some(-2),
@@ -212,7 +213,7 @@ fn status_json_is_exactly_the_interfaces() {
         "schema": 1, "version": "0.1.0", "uptime_s": 7384,
         "networks": [{
             "name": "home", "id": "abc234", "interface": "ginnel0", "state": "up", "detail": null,
-            "mtu": 1280,
+            "mtu": 1420,
             "self": {
                 "name": "laptop", "role": "admin", "ipv4": "10.71.3.9", "ipv6": "fd00::9",
                 "public_key": "KEY=", "expires": "2027-01-01T00:00:00Z"
@@ -225,12 +226,12 @@ fn status_json_is_exactly_the_interfaces() {
                     "name": "nas", "ipv4": "10.71.0.3", "ipv6": "fd00::7", "public_key": "KEY=",
                     "role": "member", "state": "connected",
                     "path": { "kind": "direct", "endpoint": "198.51.100.7:50001", "via": null },
-                    "rtt_ms": 1.4, "last_handshake_s": 12, "rx_bytes": 2048,
+                    "mtu": null, "rtt_ms": 1.4, "last_handshake_s": 12, "rx_bytes": 2048,
                     "tx_bytes": 1_048_576, "last_seen_s": 1
                 },
                 {
                     "name": "tv", "ipv4": "10.71.0.2", "ipv6": "fd00::7", "public_key": "KEY=",
-                    "role": "member", "state": "idle", "path": null, "rtt_ms": null,
+                    "role": "member", "state": "idle", "path": null, "mtu": null, "rtt_ms": null,
                     "last_handshake_s": null, "rx_bytes": 0, "tx_bytes": 0, "last_seen_s": null
                 }
             ],

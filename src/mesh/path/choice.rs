@@ -43,6 +43,7 @@ impl PathAgent {
             route.start_burst(now);
         }
         let Some(path) = self.path(best).filter(|_| before != Some(best)) else { return };
+        self.measure(now);
         tracing::debug!(endpoint = %best, kind = ?path.kind, rtt = ?path.rtt, "path chosen");
         self.bettered_at = now;
         self.events.push_back(match before {

@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::super::candidate::{MAX_REMOTES, canonical};
 use super::route::Route;
-use super::{ANSWERS_PER_SECOND, BURST, Demand, EXPIRE, MAX_LEARNT, PathAgent, Transmit};
+use super::{ANSWERS_PER_SECOND, Asked, BURST, Demand, EXPIRE, MAX_LEARNT, PathAgent, Transmit};
 use crate::wire::stun::{CheckRequest, TransactionId};
 
 /// The most checks that may wait for an answer: one whole burst over the most addresses possible.
@@ -82,15 +82,15 @@ impl PathAgent {
     /// Sends one check.
     pub(super) fn ask(&mut self, to: SocketAddr, now: Instant) {
         let Some(route) = self.routes.get_mut(&to) else { return };
-        self.asked.retain(|_, (_, sent_at)| now.saturating_duration_since(*sent_at) <= EXPIRE);
+        self.asked.retain(|_, asked| now.saturating_duration_since(asked.at) <= EXPIRE);
         if self.asked.len() >= MAX_IN_FLIGHT && self.primary != Some(to) {
             return;
         }
         route.asked(now);
         let transaction = TransactionId::new(self.rng.random());
-        self.asked.insert(transaction, (to, now));
+        self.asked.insert(transaction, Asked { to, at: now, size: None });
         let payload = CheckRequest { transaction, tag: self.tag }.encode(&self.key);
-        self.transmits.push_back(Transmit { to, payload });
+        self.transmits.push_back(Transmit { to, payload, whole: false });
     }
 
     /// The peer sent from this address: asks it back if it never answered, and finds out whether

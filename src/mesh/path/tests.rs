@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::search::MAX_IN_FLIGHT;
 use super::*;
+use crate::api::PathKind;
 use crate::identity::WgSecret;
 use crate::mesh::candidate::MAX_REMOTES;
 use crate::mesh::event::{InterfaceAddress, InterfaceSnapshot};
@@ -172,6 +173,56 @@ fn a_path_that_is_a_little_faster_does_not_replace_the_primary() {
         net.agents[0].agent.restart(now);
         net.run(2_000);
         assert_eq!(net.agents[0].endpoint(), addr(wanted), "{delay} ms");
+    }
+}
+
+#[test]
+fn the_size_of_a_path_is_found_told_and_followed_when_the_path_narrows_under_traffic() {
+    let mut net = Net::two_nats(Nat::PortRestricted, Nat::PortRestricted);
+    net.width = 1372;
+    net.demand_both(Demand::Active);
+    net.run(8_000);
+    let size = |net: &Net| net.agents[0].agent.size().unwrap();
+    assert_eq!(size(&net), size::PathSize { payload: 1372, settled: true });
+    let told = |host: &Host| {
+        host.events.iter().rev().find_map(|event| match event {
+            PathEvent::Sized(size) => Some(*size),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&net.agents[0]), Some(size(&net)));
+    net.width = 1252;
+    for _ in 0..10 {
+        // Large datagrams leave and nothing comes back, but the path lives.
+        let now = net.now;
+        net.agents[0].agent.note_traffic(Some(now), None, now);
+        net.agents[0].agent.note_large(Some(now));
+        net.run(1_000);
+    }
+    assert_eq!(size(&net), size::PathSize { payload: 1252, settled: true });
+    assert!(!net.agents[0].events.contains(&PathEvent::Lost));
+}
+
+#[test]
+fn no_probe_leaves_while_no_user_data_flows() {
+    let mut net = Net::two_nats(Nat::PortRestricted, Nat::PortRestricted);
+    net.demand_both(Demand::Warm);
+    net.run(100_000);
+    let size = |net: &Net| net.agents[0].agent.size().unwrap();
+    assert_eq!(size(&net), size::PathSize { payload: 1252, settled: false });
+    net.demand_both(Demand::Active);
+    net.run(100);
+    assert_eq!(size(&net), size::PathSize { payload: 1452, settled: true });
+}
+
+#[test]
+fn a_lossy_path_is_not_taken_for_a_narrow_one_for_long() {
+    for seed in 0..10 {
+        let mut net = Net::two_nats(Nat::PortRestricted, Nat::PortRestricted);
+        (net.loss, net.dice) = (5, seed);
+        net.demand_both(Demand::Active);
+        net.run(15_000);
+        assert_eq!(net.agents[0].agent.size().unwrap().payload, 1452, "seed {seed}");
     }
 }
 
@@ -383,12 +434,12 @@ fn answers_from_elsewhere_and_to_foreign_transactions_validate_nothing() {
     host.agent.handle_response(asked.to, &foreign, now);
     assert_eq!(host.agent.primary(), None);
     // The true answer still counts, once, and not when it is too late.
-    assert!(host.agent.awaits(&request.transaction));
+    assert!(host.agent.asked.contains_key(&request.transaction));
     host.agent.handle_response(asked.to, &answer, now + Duration::from_secs(6));
     assert_eq!(host.agent.primary(), None);
     host.agent.handle_response(asked.to, &answer, now + Duration::from_millis(50));
     assert_eq!(host.agent.primary().unwrap().endpoint, asked.to);
-    assert!(!host.agent.awaits(&request.transaction));
+    assert!(!host.agent.asked.contains_key(&request.transaction));
 }
 
 #[test]
@@ -555,7 +606,8 @@ impl Host {
     }
 
     fn last_path(&self) -> PathEvent {
-        let path = |event: &&PathEvent| !matches!(event, PathEvent::Observed(_));
+        let path =
+            |event: &&PathEvent| !matches!(event, PathEvent::Observed(_) | PathEvent::Sized(_));
         *self.events.iter().rfind(path).unwrap()
     }
 }
@@ -576,6 +628,8 @@ struct Net {
     loss: u64,
     dice: u64,
     drop_next: u32,
+    /// The longest payload that passes.
+    width: usize,
     /// The address of a host that a datagram came to last, by where it came from: a host with
     /// several addresses answers from the one that was asked.
     reached: BTreeMap<SocketAddr, SocketAddr>,
@@ -623,6 +677,7 @@ impl Net {
             loss: 0,
             dice: 0,
             drop_next: 0,
+            width: 1472,
             reached: BTreeMap::new(),
         }
     }
@@ -688,6 +743,7 @@ impl Net {
             self.drop_next -= 1;
             return;
         }
+        let lost = lost || out.payload.len() > self.width;
         if lost || self.dead.contains(&out.to.ip()) || self.dead.contains(&from.ip()) {
             return;
         }

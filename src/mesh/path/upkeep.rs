@@ -45,11 +45,17 @@ impl PathAgent {
                 .map_or(answered, |heard| heard + KEEPALIVE_OTHER)
                 .max(answered + KEEPALIVE),
         };
+        let starved = self.starved_since(answered);
+        let starved = starved.map(|since| (since + RETRY, "sending without receiving"));
+        starved.into_iter().chain([(keepalive, "keepalive")]).min()
+    }
+
+    /// Since when user data leaves and nothing comes, where the path last answered then.
+    fn starved_since(&self, answered: Instant) -> Option<Instant> {
         let (sent, received) = self.traffic;
         let heard = received.unwrap_or(answered).max(answered);
         let starved = self.demand == Demand::Active && sent.is_some_and(|sent| sent > heard);
-        let starved = starved.then(|| (heard + RETRY, "sending without receiving"));
-        starved.into_iter().chain([(keepalive, "keepalive")]).min()
+        starved.then_some(heard)
     }
 
     /// Asks the primary again, calls for alternatives, or gives it up.
@@ -60,7 +66,13 @@ impl PathAgent {
             return self.lose(primary, now);
         }
         let alarm = route.raises_alarm(now);
+        let answered = route.answered_at();
         self.ask(primary, now);
+        let starved = answered.and_then(|answered| self.starved_since(answered));
+        if let (Some(_), Some(size)) = (starved.filter(|at| *at + RETRY <= now), &mut self.size) {
+            // Perhaps only what is large gets lost.
+            size.doubt(now);
+        }
         if alarm {
             tracing::debug!(endpoint = %primary, "a path stopped answering");
             self.search(now);
@@ -81,7 +93,7 @@ impl PathAgent {
             route.invalidate();
         }
         tracing::debug!(endpoint = %primary, "a path died");
-        self.primary = None;
+        (self.primary, self.size) = (None, None);
         self.events.push_back(PathEvent::Lost);
         self.bound_learnt();
         self.search(now);

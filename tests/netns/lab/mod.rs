@@ -29,6 +29,8 @@
 //! | [`status`] | reading `status --json`, waiting for a state |
 //! | [`datagrams`] | datagrams in number: paced, in batches, counted |
 //! | [`flood`] | 100,000 datagrams a second from nowhere |
+//! | [`narrow`] | two routers with a narrow link between them |
+//! | [`echo`], [`pump`] | echo requests of every size; a stream that flows until it is stopped |
 //! | [`traffic`] | ping, TCP with hashes, UDP streams and floods |
 //! | [`upnp`] | miniupnpd on a router |
 //! | [`resources`] | memory, processor time and interface counters of a host |
@@ -37,13 +39,16 @@
 //! id; the next run removes those whose process is gone ([`namespace::remove_leftovers`]).
 
 pub mod datagrams;
+pub mod echo;
 pub mod flood;
 pub mod host;
 pub mod internet;
 pub mod lan;
 pub mod namespace;
+pub mod narrow;
 pub mod nat;
 pub mod process;
+pub mod pump;
 pub mod resources;
 pub mod status;
 pub mod traffic;

@@ -6,6 +6,7 @@ mod lab_itself;
 mod lan;
 mod local_faults;
 mod noise;
+mod path_mtu;
 mod port_mapping;
 mod recovery;
 mod two_nats;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         local_faults::SCENARIOS,
         noise::SCENARIOS,
         flood::SCENARIOS,
+        path_mtu::SCENARIOS,
     ];
     parts.concat()
 }

@@ -1,0 +1,276 @@
+//! Packets that are longer than the path carries and are not TCP that could be cut.
+//!
+//! While the path's size is not settled they are fragmented, all of them: hosts remember what they
+//! are told for minutes, so nobody is told before it is known. Then a packet whose source can send
+//! less is answered, and dropped; what may be fragmented is. IPv6 packets up to 1,280 bytes always
+//! are, since no host can be told less. Packets that wait for a session are made to fit any path.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::super::buffer::{Batch, SendBuffer};
+use super::super::fragment::{Fragments, too_big, wants_answer};
+use super::super::outcome::TunnelError;
+use super::super::packet::Header;
+use super::super::segment::{Segments, VnetHeader};
+use super::super::slot::{Limit, PeerSlot};
+use super::super::{DropReason, Shared, Upcall};
+use super::{Egress, MAX_WAITING};
+
+/// The most answers of one turn; a host that needs another sends another packet.
+const MAX_ANSWERS: usize = 16;
+
+impl Egress {
+    /// Frames for the device that was read: what a router on the way would say.
+    pub fn drain_answers(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        self.answers.drain(..)
+    }
+
+    /// Takes a frame that does not fit the path of `slot`, packet by packet.
+    pub(super) fn send_oversize(
+        &mut self,
+        segments: &mut Segments<'_>,
+        (slot, to): (&PeerSlot, SocketAddr),
+        shared: &mut Shared<'_>,
+        send: &mut dyn FnMut(Batch<'_>),
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let limit = slot.limit();
+        while let Some(len) = segments.write_next(&mut self.packet) {
+            let packet = &self.packet[..len];
+            if len > limit.packet.into() && limit.settled && wants_answer(packet) {
+                shared.drops.count(DropReason::TooBig);
+                if self.answers.len() < MAX_ANSWERS && slot.may_answer_too_big(now) {
+                    self.answers.extend(answer(packet, limit.packet, self.vnet));
+                }
+                continue;
+            }
+            let mut seal =
+                |piece: &[u8]| seal_piece(&mut self.buffer, piece, (slot, to), shared, send, now);
+            each_piece(packet, limit.packet.into(), &mut self.piece, &mut seal)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the packets that are left of a frame to `mesh`; `first` bytes of one are in the scratch
+    /// space already.
+    pub(super) fn hand_up(
+        &mut self,
+        segments: &mut Segments<'_>,
+        header: &Header,
+        first: usize,
+        shared: &mut Shared<'_>,
+    ) {
+        // Whether they fit is seen to below, packet by packet.
+        let _ = segments.fit(Limit::LOWEST.packet.into());
+        let mut len = if first > 0 { Some(first) } else { segments.write_next(&mut self.packet) };
+        let mut room = MAX_WAITING;
+        while let Some(packet) = len.map(|len| &self.packet[..len]).filter(|_| room > 0) {
+            let mut push = |piece: &[u8]| {
+                if room > 0 {
+                    room -= 1;
+                    wait(header, piece, shared);
+                }
+                Ok(())
+            };
+            if each_piece(packet, Limit::LOWEST.packet.into(), &mut self.piece, &mut push).is_err()
+            {
+                shared.drops.count(DropReason::TooBig);
+            }
+            len = segments.write_next(&mut self.packet);
+        }
+    }
+}
+
+/// Hands `packet` on in pieces of at most `limit` bytes each.
+fn each_piece(
+    packet: &[u8],
+    limit: usize,
+    scratch: &mut [u8],
+    emit: &mut dyn FnMut(&[u8]) -> Result<(), DropReason>,
+) -> Result<(), DropReason> {
+    if packet.len() <= limit {
+        return emit(packet);
+    }
+    let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
+    let segments = Segments::split(VnetHeader::default(), packet, header);
+    let mut segments = segments.map_err(|_| DropReason::BadOffload)?;
+    if segments.fit(limit) {
+        while let Some(len) = segments.write_next(scratch) {
+            emit(&scratch[..len])?;
+        }
+        return Ok(());
+    }
+    let mut fragments = Fragments::new(packet, limit).ok_or(DropReason::TooBig)?;
+    while let Some(len) = fragments.write_next(scratch) {
+        emit(&scratch[..len])?;
+    }
+    Ok(())
+}
+
+/// Seals one packet that fits.
+fn seal_piece(
+    buffer: &mut SendBuffer,
+    piece: &[u8],
+    (slot, to): (&PeerSlot, SocketAddr),
+    shared: &mut Shared<'_>,
+    send: &mut dyn FnMut(Batch<'_>),
+    now: Instant,
+) -> Result<(), DropReason> {
+    let mut tunnel = slot.tunnel.lock();
+    let sealed_len = tunnel.sealed_len(piece.len());
+    if buffer.reserve(to, sealed_len).is_none() {
+        drop(tunnel);
+        if let Some(batch) = buffer.take() {
+            send(batch);
+        }
+        tunnel = slot.tunnel.lock();
+    }
+    let mut room = buffer.reserve(to, sealed_len).ok_or(DropReason::BadOffload)?;
+    let sealed = tunnel.seal_into(piece, &mut room, now);
+    drop(tunnel);
+    match sealed {
+        Ok(_) => {
+            room.commit();
+            slot.count_sent(1, sealed_len, now);
+        }
+        Err(TunnelError::NoSession | TunnelError::CounterLimit) => {
+            let header = Header::parse(piece).ok_or(DropReason::MalformedPacket)?;
+            wait(&header, piece, shared);
+        }
+        Err(_) => return Err(DropReason::BadOffload),
+    }
+    Ok(())
+}
+
+fn wait(header: &Header, packet: &[u8], shared: &mut Shared<'_>) {
+    let (destination, packet) = (header.destination, packet.to_vec());
+    shared.upcalls.push(Upcall::NoSession { destination, packet }, shared.drops);
+}
+
+/// The frame that tells the host.
+fn answer(packet: &[u8], limit: u16, vnet: bool) -> Option<Vec<u8>> {
+    let header = Header::parse(packet)?;
+    let answer = too_big(packet, &header, limit)?;
+    let vnet = if vnet { &VnetHeader::default().encode()[..] } else { &[] };
+    Some([vnet, &answer].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use super::super::super::fixture::*;
+    use super::super::super::packet::tests::{build, fix_checksums};
+    use super::super::super::packet::{TCP, UDP};
+    use super::super::super::segment::tests::super_packet;
+    use super::*;
+
+    /// The datagrams' lengths, and what the other side's interface got.
+    fn cross(a: &mut Device, b: &mut Device, frame: Vec<u8>) -> (Vec<usize>, Vec<Vec<u8>>) {
+        let batches = a.send(&[frame]);
+        let lengths = batches
+            .iter()
+            .flat_map(|(_, stride, bytes)| bytes.chunks(*stride).map(<[u8]>::len))
+            .collect();
+        let runs: Vec<_> = batches.into_iter().map(|(_, stride, bytes)| (stride, bytes)).collect();
+        let frames = b.receive(at(1), &runs);
+        (lengths, frames)
+    }
+
+    fn limit(device: &Device, packet: u16, settled: bool) {
+        device.slot().set_limit(Limit { packet, settled });
+    }
+
+    #[test]
+    fn tcp_crosses_a_narrow_path_in_smaller_segments_and_nobody_is_told() {
+        for v4 in [true, false] {
+            let (mut a, mut b) = connected();
+            limit(&a, 1220, true);
+            let (vnet, whole, _) = super_packet(v4, TCP, &[7; 30_000], 1348);
+            let (lengths, frames) = cross(&mut a, &mut b, [&vnet.encode()[..], &whole].concat());
+            assert!(lengths.iter().all(|len| *len <= 1220 + 32), "{lengths:?}");
+            let payload: usize = frames.iter().map(|frame| bare(frame).len()).sum();
+            assert!(payload >= 30_000);
+            assert_eq!((a.drops.snapshot(), a.egress.drain_answers().count()), (vec![], 0));
+        }
+    }
+
+    #[test]
+    fn before_the_size_is_settled_everything_is_fragmented_and_nobody_is_told() {
+        for (from, to) in [(A.0, B.0), (A.1, B.1)] {
+            let (mut a, mut b) = connected();
+            a.slot().set_limit(Limit::LOWEST);
+            let packet = build(from, to, UDP, &[7; 1372]);
+            let (lengths, frames) = cross(&mut a, &mut b, single(&packet));
+            assert_eq!((lengths.len(), frames.len()), (2, 2));
+            assert!(lengths.iter().all(|len| *len <= 1232), "{lengths:?}");
+            assert_eq!((a.drops.snapshot(), a.egress.drain_answers().count()), (vec![], 0));
+        }
+    }
+
+    #[test]
+    fn on_a_settled_path_the_source_is_told_at_a_limited_rate_and_the_packet_dropped() {
+        for (from, to) in [(A.0, B.0), (A.1, B.1)] {
+            let (mut a, mut b) = connected();
+            limit(&a, 1220, true);
+            let packet = build(from, to, UDP, &[7; 1372]);
+            assert_eq!(cross(&mut a, &mut b, single(&packet)), (vec![], vec![]));
+            cross(&mut a, &mut b, single(&packet));
+            let answers: Vec<_> = a.egress.drain_answers().collect();
+            assert_eq!(answers.len(), 1);
+            let header = Header::parse(bare(&answers[0])).unwrap();
+            assert_eq!((header.source, header.destination), (ip(to), ip(from)));
+            assert_eq!(a.drops.snapshot(), [("too-big", 2)]);
+            a.now += Duration::from_millis(20);
+            cross(&mut a, &mut b, single(&packet));
+            assert_eq!(a.egress.drain_answers().count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_smaller_is_fragmented_on_a_settled_path() {
+        let (mut a, mut b) = connected();
+        limit(&a, 1220, true);
+        let mut open = build(A.0, B.0, UDP, &[7; 1372]);
+        open[6] = 0;
+        fix_checksums(&mut open);
+        let least = build(A.1, B.1, UDP, &[7; 1232]);
+        for packet in [open, least] {
+            let (lengths, frames) = cross(&mut a, &mut b, single(&packet));
+            assert_eq!((lengths.len(), frames.len()), (2, 2));
+            assert!(lengths.iter().all(|len| *len <= 1252), "{lengths:?}");
+        }
+        assert_eq!((a.drops.snapshot(), a.egress.drain_answers().count()), (vec![], 0));
+    }
+
+    #[test]
+    fn packets_that_wait_for_a_session_fit_every_path() {
+        let (mut a, _) = strangers();
+        for packet in [build(A.0, B.0, UDP, &[7; 1372]), build(A.1, B.1, TCP, &[7; 1348])] {
+            a.send(&[single(&packet)]);
+            let waiting: Vec<_> = a
+                .upcalls()
+                .into_iter()
+                .map(|upcall| match upcall {
+                    Upcall::NoSession { packet, .. } => packet.len(),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(waiting.len(), 2);
+            assert!(waiting.iter().all(|len| *len <= 1200), "{waiting:?}");
+        }
+    }
+
+    #[test]
+    fn large_packets_are_noted_and_small_ones_are_not() {
+        let (mut a, mut b) = connected();
+        limit(&a, 1420, true);
+        let large = |a: &Device| a.slot().stats.last_large_sent_ms.load(Ordering::Relaxed);
+        cross(&mut a, &mut b, single(&build(A.0, B.0, UDP, &[7; 1000])));
+        assert_eq!(large(&a), 0);
+        cross(&mut a, &mut b, single(&build(A.0, B.0, UDP, &[7; 1392])));
+        assert_ne!(large(&a), 0);
+    }
+}
