@@ -6,6 +6,7 @@
 
 mod namespace;
 mod netlink;
+mod offload;
 mod portmap;
 mod store;
 mod tun;
