@@ -292,6 +292,9 @@ impl TryFrom<String> for LogFilter {
     type Error = LogFilterError;
 
     fn try_from(text: String) -> Result<Self, LogFilterError> {
+        // The parser of tracing-subscriber 0.3 takes places in the trimmed directive for places in
+        // the whole one: with a space in front it reads another target, or panics.
+        let text = text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
         match EnvFilter::builder().parse(&text) {
             Ok(_) => Ok(Self(text)),
             Err(error) => Err(LogFilterError(error.to_string())),
@@ -457,6 +460,13 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn spaces_in_a_log_filter_change_nothing_and_other_scripts_are_no_panic() {
+        let filter = |text: &str| LogFilter::try_from(text.to_owned()).map(|filter| filter.0);
+        assert_eq!(filter(" info , ginnel::mesh=debug\n"), Ok("info,ginnel::mesh=debug".into()));
+        assert!(filter(" a[b\u{fffd}{x").is_err());
     }
 
     #[test]
