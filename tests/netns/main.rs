@@ -5,6 +5,7 @@
 //! cargo test --test netns -- two_nats            those with "two_nats" in their name
 //! cargo test --test netns -- --demo              a private LAN forms, told in plain words
 //! cargo test --test netns -- --figures --help    measurements: what there is, and where it goes
+//! cargo test --test netns -- --soak [SECONDS]    full rate for ten minutes
 //! cargo test --test netns -- --tidy              removes what runs that were killed left behind
 //! ```
 //!
@@ -21,6 +22,7 @@ mod demo;
 mod figures;
 mod lab;
 mod scenarios;
+mod soak;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let mode = words.first().map(String::as_str).unwrap_or_default();
     let missing = missing();
-    if matches!(mode, "--demo" | "--figures" | "--tidy") {
+    if matches!(mode, "--demo" | "--figures" | "--soak" | "--tidy") {
         if let Some(reason) = missing {
             eprintln!("This needs namespaces of its own: {reason}.");
             return ExitCode::FAILURE;
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
         remove_leftovers();
         let done = match mode {
             "--demo" => in_world(demo::run),
+            "--soak" => {
+                let seconds = words.get(1).and_then(|text| text.parse().ok());
+                in_world(|world| soak::run(world, seconds))
+            }
             "--tidy" => Ok(()),
             _ => figures::run(&words[1..]),
         };

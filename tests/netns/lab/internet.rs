@@ -2,11 +2,11 @@
 //!
 //! A WAN interface is a TUN device in the namespace of a router, a server or a public host. What
 //! the kernel sends into it is read here, loses one hop of its TTL, waits twice [`HALF_WAY`] and
-//! is written to the device that its destination is routed to. All packets wait the same time, so
-//! the queue is first in, first out. A destination nobody has, a TTL that ran out and the share of
-//! packets that [`Internet::lose`] asks for vanish, as they would. No ICMP is ever made.
+//! is written to the device that its destination is routed to. All packets wait the same time, but
+//! for a share that [`Weather`] lets the others overtake. A destination nobody has, a TTL that ran
+//! out and the share of packets that [`Weather`] loses vanish, as they would. No ICMP is ever made.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,8 @@ use super::namespace::Namespace;
 
 /// One-way delay of one access line: two of them make the 25 ms between any two routers.
 pub const HALF_WAY: Duration = Duration::from_micros(12_500);
+/// How much later a packet comes that others overtake: tens of them at the rates of a test.
+const OVERTAKEN: Duration = Duration::from_millis(1);
 /// The WAN interface's MTU, as on Ethernet.
 const MTU: u16 = 1500;
 /// Read per device and round, so that one flood does not starve the other lines.
@@ -47,8 +49,18 @@ struct Topology {
     lines: BTreeMap<LineId, Arc<SyncDevice>>,
     routes: BTreeMap<Prefix, LineId>,
     next: usize,
-    loss_percent: u8,
+    half_way: Option<Duration>,
+    weather: Weather,
     closing: bool,
+}
+
+/// What happens to packets under way, of a hundred.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    /// Lost.
+    pub loss: u8,
+    /// Late by [`OVERTAKEN`].
+    pub reorder: u8,
 }
 
 /// What a route matches: an IPv4 address, or the first 64 bits of an IPv6 one.
@@ -100,7 +112,17 @@ impl Internet {
 
     /// Loses this share of all packets from now on, percent.
     pub fn lose(&self, percent: u8) {
-        self.lock().loss_percent = percent;
+        self.lock().weather.loss = percent;
+    }
+
+    /// Packets fare so from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        self.lock().weather = weather;
+    }
+
+    /// A packet waits this long on the way in and on the way out, in place of [`HALF_WAY`].
+    pub fn set_half_way(&self, half_way: Duration) {
+        self.lock().half_way = Some(half_way);
     }
 
     fn lock(&self) -> MutexGuard<'_, Topology> {
@@ -124,16 +146,18 @@ impl Drop for Internet {
 
 /// A packet under way.
 struct Flight {
-    due: Instant,
     device: Arc<SyncDevice>,
     packet: Vec<u8>,
 }
 
+/// The packets under way, by when they arrive and when they left.
+type Flights = BTreeMap<(Instant, u64), Flight>;
+
 /// The thread: waits for packets and for the time of the oldest one under way.
 fn carry(topology: &Mutex<Topology>, wake: &OwnedFd) {
-    let mut under_way: VecDeque<Flight> = VecDeque::new();
+    let mut under_way = Flights::new();
     let mut buffer = vec![0u8; usize::from(MTU) + 64];
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut dice = Dice { state: 0x9e37_79b9_7f4a_7c15, drawn: 0 };
     loop {
         let lines: Vec<(LineId, Arc<SyncDevice>)> = {
             let topology = topology.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,11 +168,10 @@ fn carry(topology: &Mutex<Topology>, wake: &OwnedFd) {
         };
         let gone = read_lines(topology, wake, &lines, &mut under_way, &mut buffer, &mut dice);
         let now = Instant::now();
-        while under_way.front().is_some_and(|flight| flight.due <= now) {
-            if let Some(flight) = under_way.pop_front() {
-                // A full or vanished device drops the packet, as a line does.
-                let _ = flight.device.send(&flight.packet);
-            }
+        while let Some(flight) = under_way.first_entry().filter(|flight| flight.key().0 <= now) {
+            let flight = flight.remove();
+            // A full or vanished device drops the packet, as a line does.
+            let _ = flight.device.send(&flight.packet);
         }
         if !gone.is_empty() {
             let mut topology = topology.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +186,7 @@ fn read_lines(
     topology: &Mutex<Topology>,
     wake: &OwnedFd,
     lines: &[(LineId, Arc<SyncDevice>)],
-    under_way: &mut VecDeque<Flight>,
+    under_way: &mut Flights,
     buffer: &mut [u8],
     dice: &mut Dice,
 ) -> Vec<LineId> {
@@ -171,8 +194,8 @@ fn read_lines(
     fds.extend(
         lines.iter().map(|(_, device)| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)),
     );
-    let timeout = under_way.front().map(|flight| {
-        let left = flight.due.saturating_duration_since(Instant::now());
+    let timeout = under_way.first_key_value().map(|((due, _), _)| {
+        let left = due.saturating_duration_since(Instant::now());
         Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() }
     });
     if poll(&mut fds, timeout.as_ref()).is_err() {
@@ -195,29 +218,34 @@ fn read_lines(
             };
             let mut packet = buffer[..length].to_vec();
             if under_way.len() < QUEUE
-                && let Some(device) = next_hop(topology, &mut packet, dice)
+                && let Some((device, wait)) = next_hop(topology, &mut packet, dice)
             {
-                under_way.push_back(Flight { due: Instant::now() + 2 * HALF_WAY, device, packet });
+                dice.drawn += 1;
+                let key = (Instant::now() + wait, dice.drawn);
+                under_way.insert(key, Flight { device, packet });
             }
         }
     }
     gone
 }
 
-/// The device a packet leaves by, its TTL lowered; `None` where it ends here.
+/// The device a packet leaves by, its TTL lowered, and after how long; `None` where it ends here.
 fn next_hop(
     topology: &Mutex<Topology>,
     packet: &mut [u8],
     dice: &mut Dice,
-) -> Option<Arc<SyncDevice>> {
+) -> Option<(Arc<SyncDevice>, Duration)> {
     let to = destination(packet)?;
     lower_ttl(packet)?;
     let topology = topology.lock().unwrap_or_else(PoisonError::into_inner);
-    if dice.percent() < topology.loss_percent {
+    let Weather { loss, reorder } = topology.weather;
+    if dice.percent() < loss {
         return None;
     }
+    let late = if dice.percent() < reorder { OVERTAKEN } else { Duration::ZERO };
     let line = topology.routes.get(&Prefix::of(to))?;
-    topology.lines.get(line).map(Arc::clone)
+    let wait = 2 * topology.half_way.unwrap_or(HALF_WAY) + late;
+    Some((topology.lines.get(line).map(Arc::clone)?, wait))
 }
 
 fn destination(packet: &[u8]) -> Option<IpAddr> {
@@ -256,13 +284,17 @@ impl Prefix {
 }
 
 /// A xorshift generator with a fixed seed: the same packets are lost in every run.
-struct Dice(u64);
+struct Dice {
+    state: u64,
+    /// Numbers the packets.
+    drawn: u64,
+}
 
 impl Dice {
     fn percent(&mut self) -> u8 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        u8::try_from(self.0 % 100).unwrap_or(0)
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        u8::try_from(self.state % 100).unwrap_or(0)
     }
 }

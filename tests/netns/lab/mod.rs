@@ -31,6 +31,7 @@
 //! | [`flood`] | 100,000 datagrams a second from nowhere |
 //! | [`narrow`] | two routers with a narrow link between them |
 //! | [`echo`], [`pump`] | echo requests of every size; a stream that flows until it is stopped |
+//! | [`numbered`] | UDP in which nothing may change or come twice |
 //! | [`traffic`] | ping, TCP with hashes, UDP streams and floods |
 //! | [`upnp`] | miniupnpd on a router |
 //! | [`resources`] | memory, processor time and interface counters of a host |
@@ -47,6 +48,7 @@ pub mod lan;
 pub mod namespace;
 pub mod narrow;
 pub mod nat;
+pub mod numbered;
 pub mod process;
 pub mod pump;
 pub mod resources;

@@ -5,6 +5,7 @@ mod invites;
 mod lab_itself;
 mod lan;
 mod local_faults;
+mod matrix;
 mod noise;
 mod path_mtu;
 mod port_mapping;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         noise::SCENARIOS,
         flood::SCENARIOS,
         path_mtu::SCENARIOS,
+        matrix::SCENARIOS,
     ];
     parts.concat()
 }
