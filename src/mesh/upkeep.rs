@@ -117,6 +117,10 @@ impl Mesh {
     }
 
     fn allow_members(&mut self, now: Instant) {
+        if matches!(self.joins, Joins::Joiner(_)) {
+            // Until it is in, a device talks to who lets it in, and to nobody under two names.
+            return;
+        }
         let this = self.me.identity.id.public();
         let members: BTreeSet<_> = self
             .ledger

@@ -20,8 +20,9 @@ const BUSY: u32 = 1000;
 /// Where the serial number of a packet lies: behind the headers of IPv6 and UDP.
 const SERIAL_AT: usize = 48;
 
-/// So many equal bytes in a row are an application's, who fills its packets with one.
-const PLAIN: usize = 40;
+/// So many equal bytes in a row are an application's, who fills its packets with twice as many of
+/// one, so that they lie in one of the pieces of this length.
+const PLAIN: usize = 24;
 
 /// Counters that are remembered under one key: more than can be under way.
 const COUNTERS: usize = 256;
@@ -181,7 +182,7 @@ impl Checks {
     /// Nothing of an application leaves as it is, and nothing goes to where only tunnels lead.
     fn sealed(&self, device: DeviceNo, to: SocketAddr, bytes: &[u8]) {
         let known = !matches!(classify(bytes), Class::Unknown | Class::Relay);
-        let plain = bytes.windows(PLAIN).any(|run| run[0] != 0 && run.iter().all(|b| *b == run[0]));
+        let plain = bytes.chunks_exact(PLAIN).any(|run| run[0] != 0 && run == [run[0]; PLAIN]);
         let inside = match to.ip() {
             IpAddr::V4(v4) => v4.octets()[0] == 10,
             IpAddr::V6(v6) => v6.octets()[0] == 0xfd,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ginnel::api::{NetworkState, PeerState, Request, Response};
+use ginnel::api::{NetworkState, Request, Response};
 
 use super::dht::Manners;
 use super::disk::Trouble;
@@ -12,6 +12,7 @@ use super::net::{SiteId, Weather};
 use super::oracle::must_connect;
 use super::plan::{Act, MAX_DEVICES, Place, Plan, Step, Who};
 use super::scenarios::reaches;
+use super::survey::Survey;
 use super::world::{DeviceNo, World};
 
 /// In so much fair weather everybody finds everybody: two rounds of whatever is tried each minute,
@@ -48,6 +49,8 @@ struct History {
     /// The devices of which the removal was asked for; the founder may have lost its power before
     /// it was done.
     sentenced: BTreeSet<DeviceNo>,
+    /// The devices of which the founder said that they are removed.
+    removed: BTreeSet<DeviceNo>,
     /// The member that lies; what becomes of it is its own affair.
     hostile: Option<DeviceNo>,
     /// The carrier's network that sites behind two NATs share.
@@ -57,7 +60,14 @@ struct History {
 impl History {
     fn new(plan: Plan) -> Self {
         let world = World::new(plan.seed, plan.weather);
-        Self { world, plan, sentenced: BTreeSet::new(), hostile: None, carrier: None }
+        Self {
+            world,
+            plan,
+            sentenced: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            hostile: None,
+            carrier: None,
+        }
     }
 
     fn run(mut self) -> u64 {
@@ -234,8 +244,11 @@ impl History {
         if device != FOUNDER {
             let name = format!("d{}", device.0);
             let request = Request::Revoke { device: name, reason: None, offline: who >= 128 };
-            self.world.ask(FOUNDER, request);
+            let id = self.world.ask(FOUNDER, request);
             self.sentenced.insert(device);
+            if let Some(Response::Done) = self.world.nodes[FOUNDER.0].answer(id) {
+                self.removed.insert(device);
+            }
         }
     }
 
@@ -248,7 +261,7 @@ impl History {
             self.mend(device);
         }
         self.settle_down();
-        for (from, to) in self.pairs() {
+        for (from, to) in self.survey().pairs {
             let mark = 2 + (from.0 * MAX_DEVICES + to.0) as u8;
             if !reaches(&mut self.world, from, to, mark, ARRIVES_WITHIN) {
                 self.world.checks.fail(&format!("{from:?} is connected with {to:?} in vain"));
@@ -256,12 +269,28 @@ impl History {
         }
     }
 
+    fn survey(&self) -> Survey {
+        Survey::take(&self.world, &self.sentenced, self.hostile)
+    }
+
+    /// Who is not where it should be, or is where it should not be.
+    fn misplaced(&self, survey: &Survey) -> Option<String> {
+        let back = self.removed.iter().find(|device| survey.knows(FOUNDER, **device));
+        let back = back.map(|device| format!("the founder removed {device:?} and has it still"));
+        let nodes = self.world.nodes.iter().enumerate().skip(1).filter(|(_, node)| !node.gone);
+        let mut members = nodes.map(|(number, _)| DeviceNo(number));
+        let lost = members.find(|d| !self.sentenced.contains(d) && !survey.knows(FOUNDER, *d));
+        let lost = lost.map(|device| format!("the founder has {device:?} no more"));
+        back.or(lost).or_else(|| survey.apart())
+    }
+
     /// Runs until everything has been well for so long that no path can be dead unnoticed.
     fn settle_down(&mut self) {
         let end = self.world.elapsed() + FAIR_FOR;
         let (mut connected, mut well) = (Duration::ZERO, Duration::ZERO);
         while well < NOTICED_WITHIN {
-            let (apart, unequal) = (self.apart(), self.unequal());
+            let survey = self.survey();
+            let (apart, unequal) = (self.misplaced(&survey), survey.unequal(&self.world));
             let fault = apart.clone().or(unequal.clone());
             let late = connected >= EQUAL_WITHIN && unequal.is_some();
             if let Some(fault) = &fault
@@ -273,60 +302,6 @@ impl History {
             connected = if apart.is_none() { connected + SECOND } else { Duration::ZERO };
             well = if fault.is_none() { well + SECOND } else { Duration::ZERO };
         }
-    }
-
-    /// Who is not where it should be.
-    fn apart(&self) -> Option<String> {
-        let (world, now) = (&self.world, self.world.now());
-        for device in self.live() {
-            let status = world.nodes[device.0].status(now);
-            if status.state != NetworkState::Up {
-                return Some(format!("{device:?} is {:?}", status.state));
-            }
-        }
-        for (a, b) in self.pairs() {
-            let b_is = world.nodes[b.0].status(now).this.ipv6;
-            let status = world.nodes[a.0].status(now);
-            let peer = status.peers.iter().find(|peer| peer.ipv6 == b_is);
-            if peer.is_none_or(|peer| peer.state != PeerState::Connected) {
-                return Some(format!("{a:?} is not connected with {b:?}: {peer:?}"));
-            }
-        }
-        None
-    }
-
-    /// Whose logs differ though they could tell each other.
-    fn unequal(&self) -> Option<String> {
-        let digest = |device: DeviceNo| self.world.nodes[device.0].mesh.digest();
-        let pair = self.pairs().into_iter().find(|(a, b)| digest(*a) != digest(*b));
-        pair.map(|(a, b)| format!("{a:?} has another log than {b:?}"))
-    }
-
-    fn live(&self) -> impl Iterator<Item = DeviceNo> + '_ {
-        let all = (0..self.world.nodes.len()).map(DeviceNo);
-        let all = all.filter(|device| !self.world.nodes[device.0].gone);
-        let all = all.filter(|device| Some(*device) != self.hostile);
-        all.filter(|device| !self.sentenced.contains(device) || self.knows(FOUNDER, *device))
-    }
-
-    /// Whether one takes the other for a member.
-    fn knows(&self, one: DeviceNo, other: DeviceNo) -> bool {
-        let (nodes, now) = (&self.world.nodes, self.world.now());
-        let address = nodes[other.0].status(now).this.ipv6;
-        nodes[one.0].status(now).peers.iter().any(|peer| peer.ipv6 == address)
-    }
-
-    /// The pairs of live devices that must connect: nothing stands between them, and each knows
-    /// the other. Who learnt of a newcomer can tell all it is connected with, so that in the end
-    /// only those are strangers whom no third one could introduce.
-    fn pairs(&self) -> Vec<(DeviceNo, DeviceNo)> {
-        let net = &self.world.net;
-        let situation =
-            |device: DeviceNo| net.situation(net.site_of(self.world.nodes[device.0].host));
-        let pairs = self.live().flat_map(|a| self.live().map(move |b| (a, b)));
-        let pairs = pairs.filter(|(a, b)| a != b);
-        let pairs = pairs.filter(|(a, b)| self.knows(*a, *b) && self.knows(*b, *a));
-        pairs.filter(|(a, b)| must_connect(&situation(*a), &situation(*b))).collect()
     }
 
     fn say(&self, what: &str) {

@@ -36,5 +36,6 @@ mod random;
 mod recorded;
 mod scenarios;
 mod shrink;
+mod survey;
 mod tally;
 mod world;

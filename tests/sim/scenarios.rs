@@ -244,6 +244,19 @@ fn a_device_joins_though_the_internet_came_only_after_it_began() {
     assert!(matches!(answer, Some(Response::Joined(_))), "{answer:?}");
 }
 
+#[test]
+fn two_devices_of_one_site_without_internet_join_within_two_seconds() {
+    let mut world = World::new(14, Weather::FAIR);
+    let site = world.net.site(NatKind::PORT_RESTRICTED);
+    world.net.cut_site(site, Duration::MAX);
+    let (a, token) = world.create(Some(site), "a");
+    let (b, request) = world.join(Some(site), "b", &token);
+    world.run_until(Duration::from_secs(2), |world| world.nodes[b.0].answer(request).is_some());
+    let answer = world.nodes[b.0].answer(request);
+    assert!(matches!(answer, Some(Response::Joined(_))), "{answer:?}");
+    assert!(reaches(&mut world, a, b, 1, Duration::from_secs(1)));
+}
+
 /// Theory says so (RFC 5128, section 3.3): neither side can tell the other its next port.
 #[test]
 fn two_devices_behind_symmetric_nats_find_no_direct_path_and_say_so() {
