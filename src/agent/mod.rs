@@ -180,11 +180,12 @@ impl Agent {
                 _ = terminate.recv() => Event::Stop,
                 _ = interrupt.recv() => Event::Stop,
                 () = sleep_until(due) => Event::Due,
+                // Before what others can send without a pause.
+                () = watchdog.tick() => continue,
+                _ = clocks.tick() => Event::Clocks,
                 Some(event) = self.clients.recv() => Event::Client(event),
                 Some(event) = self.services.next() => Event::Service(event),
                 Some((network, upcall)) = self.upcalls.recv() => Event::Upcall(network, upcall),
-                _ = clocks.tick() => Event::Clocks,
-                () = watchdog.tick() => continue,
             };
             if let Event::Stop = event {
                 break;

@@ -237,7 +237,7 @@ impl Agent {
         let id = mesh.network();
         self.services.wake(&self.options.config, &self.store);
         let (store, _) = self.store.network(&id).inspect_err(|_| {
-            if self.store.is_unfinished(&id) {
+            if matches!(self.store.is_unfinished(&id), Ok(true)) {
                 // What could not even be begun leaves nothing behind.
                 let _ = self.store.forget(&id);
             }

@@ -27,7 +27,7 @@ impl Agent {
     }
 
     async fn restore(&mut self, id: &NetworkId) -> anyhow::Result<()> {
-        if self.store.is_unfinished(id) {
+        if self.store.is_unfinished(id)? {
             tracing::warn!(network = ?id, "an unfinished network was removed");
             return Ok(self.store.forget(id)?);
         }

@@ -197,6 +197,9 @@ impl Ingress {
             shared.upcalls.push(Upcall::Roamed { slot: index, from }, shared.drops);
         }
         match inner.transpose()? {
+            Some(Inner::Control) if !held.slot.may_pass_control(now) => {
+                return Err(DropReason::ControlUpcall);
+            }
             Some(Inner::Control) => {
                 let bytes = self.arena.reserve()[HEADER_LEN..len].to_vec();
                 shared.upcalls.push(Upcall::Control { slot: index, bytes }, shared.drops);

@@ -66,6 +66,11 @@ impl Limit {
 /// them limited; the host needs one a destination.
 const TOO_BIG_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Control messages of one peer that go up to `mesh` in a second: as many as the answers to its own
+/// fetches bring at most (256 KiB in packets of 1,232 bytes). A peer that floods costs its own worker
+/// a counter, and not the control loop, which all peers share.
+const CONTROL_A_SECOND: u64 = 256;
+
 /// The shortest time between two hints to `mesh` of one kind about one slot.
 const HINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -87,6 +92,8 @@ pub struct PeerSlot {
     limit: AtomicU32,
     roamed_ms: AtomicU64,
     awake_ms: AtomicU64,
+    /// A second since the slot was made, and how many control messages went up in it.
+    control: AtomicU64,
     too_big_ms: AtomicU64,
 }
 
@@ -110,6 +117,7 @@ impl PeerSlot {
             limit: AtomicU32::new(Limit::LOWEST.pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
+            control: AtomicU64::new(0),
             too_big_ms: AtomicU64::new(0),
         }
     }
@@ -128,6 +136,7 @@ impl PeerSlot {
             limit: AtomicU32::new(before.limit().pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
+            control: AtomicU64::new(0),
             too_big_ms: AtomicU64::new(0),
         }
     }
@@ -205,6 +214,17 @@ impl PeerSlot {
     /// Whether `mesh` may be told now that this peer's address differs: at most once a second.
     pub(super) fn may_report_roaming(&self, now: Instant) -> bool {
         self.due(&self.roamed_ms, HINT_INTERVAL, now)
+    }
+
+    /// Whether `mesh` may be given one more control message of this peer in this second.
+    pub(super) fn may_pass_control(&self, now: Instant) -> bool {
+        let (state, second) = (self.control.load(Ordering::Relaxed), self.age_ms(now) / 1000);
+        let passed = if state >> 16 == second { state & 0xffff } else { 0 };
+        let may = passed < CONTROL_A_SECOND;
+        if may {
+            self.control.store(second << 16 | (passed + 1), Ordering::Relaxed);
+        }
+        may
     }
 
     /// Whether `mesh` may be told now that this tunnel's timers are overdue: at most once a second.

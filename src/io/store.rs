@@ -217,19 +217,28 @@ impl Store {
 
     /// Whether a `create` or `join` was cut off before its identity was safe, so that nobody knows
     /// its keys. A network that *lost* its identity is not unfinished.
-    pub fn is_unfinished(&self, id: &NetworkId) -> bool {
-        let has = |name| self.folder(id).join(name).exists();
-        !has(NetworkFile::Identity.name()) && (has(UNFINISHED) || !has(ops::FILE))
+    ///
+    /// # Errors
+    /// Where the disk does not say what is there.
+    pub fn is_unfinished(&self, id: &NetworkId) -> Result<bool, StoreError> {
+        let has = |name| {
+            let path = self.folder(id).join(name);
+            path.try_exists().map_err(|error| StoreError::io("look for", &path, error))
+        };
+        Ok(!has(NetworkFile::Identity.name())? && (has(UNFINISHED)? || !has(ops::FILE)?))
     }
 
     /// Opens the folder of a network, made where it is missing, and reads its ops.
     pub fn network(&self, id: &NetworkId) -> Result<(NetworkStore, LoadedOps), StoreError> {
         let folder = self.folder(id);
-        let is_new = !folder.exists();
+        let unfinished = self.is_unfinished(id)?;
         file::make_folder(&folder)?;
         file::check_private(&folder, "700")?;
-        if is_new {
+        if unfinished {
             file::replace(&folder.join(UNFINISHED), b"")?;
+        } else {
+            file::shred(&folder.join(UNFINISHED))?;
+            file::sync_folder(&folder)?;
         }
         file::remove_temporaries(&folder)?;
         let (ops, loaded) = OpsLog::open(&folder)?;
@@ -303,6 +312,7 @@ impl NetworkStore {
         file::replace(&self.folder.join(which.name()), bytes)?;
         if which == NetworkFile::Identity {
             file::shred(&self.folder.join(UNFINISHED))?;
+            file::sync_folder(&self.folder)?;
         }
         Ok(())
     }
@@ -525,20 +535,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, network) = open(folder.path());
         network.write(NetworkFile::Root, b"r").unwrap();
-        assert!(store.is_unfinished(&NETWORK));
+        assert!(store.is_unfinished(&NETWORK).unwrap());
         network.write(NetworkFile::Identity, &identity(1)).unwrap();
-        assert!(!store.is_unfinished(&NETWORK));
+        assert!(!store.is_unfinished(&NETWORK).unwrap());
         network.expect_identity().unwrap();
 
         fs::remove_file(network.path().join("identity")).unwrap();
-        assert!(!store.is_unfinished(&NETWORK));
+        assert!(!store.is_unfinished(&NETWORK).unwrap());
         let lost = network.expect_identity().unwrap_err();
         assert!(lost.to_string().contains("identity is missing"), "{lost}");
 
         // A crash before anything was written.
         fs::create_dir(folder.path().join("networks").join(NetworkId([3; 32]).to_string()))
             .unwrap();
-        assert!(store.is_unfinished(&NetworkId([3; 32])));
+        assert!(store.is_unfinished(&NetworkId([3; 32])).unwrap());
     }
 
     #[test]

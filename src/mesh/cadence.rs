@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+/// The shortest time between two beginnings of a plan that others bring about.
+const SELDOM: Duration = Duration::from_secs(60);
+
 /// How often, and for how long.
 #[derive(Debug)]
 pub struct Plan {
@@ -40,6 +43,15 @@ impl Cadence {
     /// Begins the plan anew; a try is due at once.
     pub fn restart(&mut self, now: Instant) {
         *self = Self::new(self.plan, now);
+    }
+
+    /// Begins the plan anew, unless it began less than a minute ago: what others can bring about again
+    /// and again must not keep it eager for ever.
+    pub fn restart_seldom(&mut self, now: Instant) {
+        match now.saturating_duration_since(self.since) < SELDOM {
+            true => self.hasten(now),
+            false => self.restart(now),
+        }
     }
 
     /// Starts now, past the plan's phases: one try at once, then as seldom as the cap says.

@@ -1,7 +1,7 @@
 //! What peers say inside their tunnels, and what is said to them.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
@@ -15,6 +15,10 @@ use super::*;
 use crate::identity::DeviceId;
 use crate::membership::{OpBody, SignedOp, Unverified};
 use crate::wire::control::{Control, Endpoints, Goodbye, Hello, Ping, Pong, VERSION};
+
+/// A peer that said goodbye is called again at once only where it had been in use for so long: one
+/// that comes and goes would begin anew with all that it may ask for.
+const CALLED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 impl Mesh {
     /// A control message came out of a tunnel.
@@ -264,9 +268,11 @@ impl Mesh {
     fn hear_goodbye(&mut self, (key, device): (PeerKey, DeviceId), why: Goodbye, now: Instant) {
         let Some(peer) = self.peers.get(key) else { return };
         let (neighbour, needed) = (peer.neighbour, peer.need(now) > Need::None);
+        let settled = now.duration_since(peer.born) > CALLED_AGAIN_AFTER;
         self.drop_peer(key, now);
         if why == Goodbye::Idle
             && needed
+            && settled
             && let Some(key) = self.bring_member(&device, now)
             && let Some(peer) = self.peers.touch(key)
         {

@@ -111,7 +111,7 @@ impl Directory {
             // Nobody is left who could introduce the others.
             for (target, chase) in &mut self.search.chases {
                 match target {
-                    Target::Bell => chase.cadence.restart(now),
+                    Target::Bell => chase.cadence.restart_seldom(now),
                     Target::Device(_) => chase.cadence.hasten(now),
                     Target::Seat(..) => {}
                 }

@@ -105,7 +105,7 @@ impl Mesh {
             mesh.secrets(),
             Persist::Ops(ops.iter().map(|op| op.signed().encode()).collect()),
             mesh.intent(),
-            // Last: a folder without it is an unfinished network, which the next start removes.
+            // Last: until it is there the network is unfinished, and the next start removes it.
             Persist::Identity(mesh.me.identity.encode()),
         ];
         let then = Then::Founded { request: found.request, invite: found.invite };
@@ -186,7 +186,7 @@ impl Mesh {
         let ledger = Ledger::empty(invite.network);
         let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.become_joiner(invite, timeout, now);
-        // The identity last: a folder without it is an unfinished join, which the next start removes.
+        // The identity last, as in a founding.
         let files = vec![mesh.intent(), Persist::Identity(mesh.me.identity.encode())];
         let ticket = mesh.writes.wait(Act { ops: Vec::new(), then: Then::Prepared });
         mesh.outputs.push_back(Output::Persist(files, Some(ticket)));

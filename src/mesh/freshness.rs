@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::peer::Peer;
 use super::*;
+use crate::api::Response;
 use crate::forward::{Carries, PeerSlot};
 
 /// How long user data waits at most.
@@ -32,6 +33,20 @@ impl Mesh {
             self.me.may_be_stale = true;
             self.deadlines.set(Timer::Hold, Some((now + HOLD, "user data waits long enough")));
         }
+    }
+
+    /// Does what an admin asks; where the human vouches for the log and the act is signed, for it and
+    /// for what follows from it, as an invite's admission does.
+    pub(super) fn vouched(
+        &mut self,
+        vouches: bool,
+        act: impl FnOnce(&mut Self) -> Option<Response>,
+    ) -> Option<Response> {
+        let stale = self.me.may_be_stale;
+        self.me.may_be_stale &= !vouches;
+        let refused = act(self);
+        self.me.may_be_stale |= stale && refused.is_some();
+        refused
     }
 
     /// Lets user data go once enough members were asked.

@@ -55,16 +55,14 @@ impl Mesh {
     ) -> Option<Response> {
         match request {
             Request::Invite { name, expires_s, admin, offline, .. } => {
-                self.me.may_be_stale &= !offline;
-                self.invite(id, name, expires_s, admin, now)
+                self.vouched(offline, |mesh| mesh.invite(id, name, expires_s, admin, now))
             }
             Request::Ping { device, count, until_direct, timeout_ms } => {
                 self.start_ping(id, &device, (count, until_direct, timeout_ms), now)
             }
             Request::Members { .. } => Some(Response::Members(self.members())),
             Request::Revoke { device, reason, offline } => {
-                self.me.may_be_stale &= !offline;
-                self.revoke(id, &device, reason, now)
+                self.vouched(offline, |mesh| mesh.revoke(id, &device, reason, now))
             }
             Request::Log { .. } => Some(Response::Log(self.log())),
             Request::Whois { device } => Some(match self.find(&device) {
