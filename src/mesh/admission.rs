@@ -122,7 +122,8 @@ impl Mesh {
         let name = unique_name(self.ledger.roster(), &admission.name, &admission.id);
         let certificate = self.certificate(admission, name, now);
         let then = Then::Admitted { device: admission.id, peer: admission.peer };
-        if self.act(OpBody::Grant(Box::new(certificate)), then, now).is_err() {
+        if let Err(refusal) = self.act(OpBody::Grant(Box::new(certificate)), then, now) {
+            tracing::warn!(?refusal, "a device that proved everything is not admitted");
             self.admission_failed(&admission.id);
         }
     }

@@ -10,7 +10,7 @@ use super::directory::Source;
 use super::event::{Output, Transmit};
 use super::greeting::Greeting;
 use super::path::{Demand, PathAgent, PathEvent};
-use super::peer::{Peer, Who, allowed_sources};
+use super::peer::{Need, Peer, Who, allowed_sources};
 use super::tags::Caller;
 use super::*;
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
@@ -307,9 +307,12 @@ impl Mesh {
                 peer.slot.set_endpoint(None);
                 peer.greeting = Greeting::default();
                 let device = peer.device();
+                let needed = peer.need(now) > Need::None;
                 if let Some(device) = device {
                     self.gossip.peer_down(&device, self.ledger.logs(), now);
-                    self.directory.want(device, now);
+                    if needed {
+                        self.directory.want(device, now);
+                    }
                 }
                 self.reach.suspect(now);
                 self.join_tunnel_lost(key, now);

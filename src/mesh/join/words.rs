@@ -71,7 +71,7 @@ fn sentence(reason: Refusal) -> &'static str {
              `ginnel leave` and join with a new invite"
         }
         Refusal::Failed => {
-            "the device that was asked could not write its log; see its `ginnel status`"
+            "the admin device could not sign or write its log; its agent's log says why"
         }
         Refusal::Other => "the network refused, for a reason this version does not know; upgrade",
     }
