@@ -18,7 +18,7 @@ use ed25519_dalek::Signer;
 use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// Starts every signed text and every KDF info string, so that nothing signed or derived for
 /// another program or version can be taken for ours.
@@ -149,32 +149,28 @@ public_value! {
 macro_rules! signing_secret {
     ($(#[$doc:meta])* $secret:ident, $public:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-        pub struct $secret([u8; 32]);
+        #[derive(Clone, ZeroizeOnDrop)]
+        pub struct $secret(ed25519_dalek::SigningKey);
 
         impl $secret {
             /// The secret with this 32-byte seed (RFC 8032).
             pub fn from_seed(seed: [u8; 32]) -> Self {
-                Self(seed)
+                Self(ed25519_dalek::SigningKey::from_bytes(&seed))
             }
 
             /// The 32-byte seed, for the key file.
             pub fn seed(&self) -> &[u8; 32] {
-                &self.0
+                self.0.as_bytes()
             }
 
-            /// The public half.
+            /// The public half; computed once, as it is asked for with every event.
             pub fn public(&self) -> $public {
-                $public(self.key().verifying_key().to_bytes())
+                $public(self.0.verifying_key().to_bytes())
             }
 
             /// Signs `bytes` as a `kind` of `network`.
             pub fn sign(&self, kind: &str, network: &NetworkId, bytes: &[u8]) -> Signature {
-                Signature(self.key().sign(&signed_text(kind, network, bytes)).to_bytes())
-            }
-
-            fn key(&self) -> ed25519_dalek::SigningKey {
-                ed25519_dalek::SigningKey::from_bytes(&self.0)
+                Signature(self.0.sign(&signed_text(kind, network, bytes)).to_bytes())
             }
         }
 
@@ -254,8 +250,8 @@ impl WgPublicKey {
     /// this a key could be listed twice, or come back after it was revoked.
     pub fn is_usable(&self) -> bool {
         /// Any secret shows whether a point is of low order: clamping makes it a multiple of 8.
-        const PROBE: WgSecret = WgSecret([0x42; 32]);
-        self.is_canonical() && PROBE.agree(self).is_some()
+        const PROBE: [u8; 32] = [0x42; 32];
+        self.is_canonical() && agree(&x25519_dalek::StaticSecret::from(PROBE), self).is_some()
     }
 
     /// Whether the bytes are a number below 2^255 − 19.
@@ -266,35 +262,41 @@ impl WgPublicKey {
 }
 
 /// An X25519 secret key: WireGuard's static secret of this device, or of an invite's guest.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct WgSecret([u8; 32]);
+#[derive(Clone, ZeroizeOnDrop)]
+pub struct WgSecret {
+    secret: x25519_dalek::StaticSecret,
+    #[zeroize(skip)]
+    public: WgPublicKey,
+}
 
 impl WgSecret {
     /// The secret with these bytes; clamped when used (RFC 7748).
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        let secret = x25519_dalek::StaticSecret::from(bytes);
+        let public = WgPublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes());
+        Self { secret, public }
     }
 
     /// The secret bytes, for the key file and the session layer.
     pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        self.secret.as_bytes()
     }
 
-    /// The public half.
+    /// The public half; computed once, as it is asked for with every event.
     pub fn public(&self) -> WgPublicKey {
-        WgPublicKey(x25519_dalek::PublicKey::from(&self.key()).to_bytes())
+        self.public
     }
 
     /// The Diffie-Hellman secret with `peer`, or `None` where `peer` is a low-order point, with
     /// which every secret would come out the same.
     pub fn agree(&self, peer: &WgPublicKey) -> Option<Zeroizing<[u8; 32]>> {
-        let shared = self.key().diffie_hellman(&x25519_dalek::PublicKey::from(peer.0));
-        shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+        agree(&self.secret, peer)
     }
+}
 
-    fn key(&self) -> x25519_dalek::StaticSecret {
-        x25519_dalek::StaticSecret::from(self.0)
-    }
+fn agree(secret: &x25519_dalek::StaticSecret, peer: &WgPublicKey) -> Option<Zeroizing<[u8; 32]>> {
+    let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(peer.0));
+    shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
 }
 
 impl fmt::Debug for WgSecret {
@@ -425,7 +427,7 @@ mod tests {
             ),
         ] {
             let key = IdSecret::from_seed(key(secret));
-            let made = Signature(key.key().sign(&hex(text)).to_bytes());
+            let made = Signature(key.0.sign(&hex(text)).to_bytes());
             assert_eq!(key.public().0.to_vec(), hex(public));
             assert_eq!(made.0.to_vec(), hex(signature));
             assert!(verify_strict(&key.public().0, &hex(text), &made));

@@ -172,7 +172,10 @@ impl Mesh {
         peer.slot = Arc::new(PeerSlot::succeeding(&peer.slot, allowed, carries));
         peer.who = Who::Member(device);
         self.peers.insert(peer);
-        self.allow(Caller { who: Who::Member(device), remote: member_key(self, &device) });
+        let member = Caller { who: Who::Member(device), remote: member_key(self, &device) };
+        self.allow(member);
+        // In use already: its next check is not to be sought among all.
+        let _ = self.tags.key(&member);
     }
 
     /// The invites that may admit a device decide which guest keys are answered.

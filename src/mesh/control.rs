@@ -190,7 +190,7 @@ impl Mesh {
         }
         // In memory first: a removal is enforced before it is written.
         self.gossip.inserted(&new, from, self.ledger.logs(), now);
-        self.roster_changed(now);
+        self.ops_came(&new, now);
         let logs = self.ledger.logs();
         let bytes = new.iter().filter_map(|id| logs.get(*id)).map(|op| op.signed().encode());
         let file = event::Persist::Ops(bytes.collect());

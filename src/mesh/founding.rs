@@ -238,13 +238,15 @@ impl Mesh {
         let gossip = new_gossip(&ledger, &mut rng);
         let mut mesh = Self {
             peers: Peers::starting_at(rng.next_u32()),
-            tags: Tags::default(),
+            tags: Tags::new(me.identity.wg.clone()),
             reach: Reachability::new(settings.listen_port, rng.random(), now),
             directory: Directory::new(StdRng::from_seed(rng.random()), now),
             publisher: Publisher::new(StdRng::from_seed(rng.random()), now),
             beacons: Beacons::new(StdRng::from_seed(rng.random()), now),
             gossip,
             joins,
+            patience: super::neighbours::PATIENCE,
+            derived: now,
             meeting: BTreeSet::new(),
             told_removed: BTreeSet::new(),
             clients: Clients::default(),

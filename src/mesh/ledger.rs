@@ -5,8 +5,6 @@
 //! was written to disk. After either, [`Ledger::derive`] says which devices came and went; the
 //! roster in force is always the one of the last `derive`.
 
-use std::collections::BTreeMap;
-
 use crate::identity::{DeviceId, NetworkId, RootId};
 use crate::membership::log::{Inserted, LogError};
 use crate::membership::op::OpError;
@@ -46,8 +44,8 @@ pub struct Changes {
     pub added: Vec<DeviceId>,
     /// Devices that were live and are not, as they were.
     pub removed: Vec<Member>,
-    /// Devices that are live and look different: another name, address or key.
-    pub altered: Vec<DeviceId>,
+    /// Devices that are live and look different, as they were: another name, address or key.
+    pub altered: Vec<Member>,
 }
 
 /// Why an op was not taken.
@@ -120,20 +118,16 @@ impl Ledger {
         let Some(genesis) = &self.genesis else { return Changes::default() };
         let new = Roster::derive(genesis, &self.logs, now);
         let old = std::mem::replace(&mut self.roster, new);
-        let before: BTreeMap<_, _> = old.members().map(|member| (member.id, member)).collect();
         let mut changes = Changes::default();
         for member in self.roster.members() {
-            match before.get(&member.id) {
+            match old.get(&member.id) {
                 None => changes.added.push(member.id),
-                Some(old) if *old != member => changes.altered.push(member.id),
+                Some(old) if old != member => changes.altered.push(old.clone()),
                 Some(_) => {}
             }
         }
-        changes.removed = before
-            .into_values()
-            .filter(|member| self.roster.get(&member.id).is_none())
-            .cloned()
-            .collect();
+        let gone = old.members().filter(|member| self.roster.get(&member.id).is_none());
+        changes.removed = gone.cloned().collect();
         changes
     }
 }

@@ -30,7 +30,8 @@
 //! is [founded, taken up or restored](founding); a local client [asks](requests) or
 //! [probes](ping); a peer's [session](sessions) comes and goes, and what it [says](control) is
 //! heard; somebody is [admitted](admission), or this device [joins](joining); a device is
-//! [removed](removal) or [introduced](introductions); after a start user data [waits](freshness);
+//! [removed](removal) or [introduced](introductions); the [members] change, and some of them are
+//! kept as [neighbours]; after a start user data [waits](freshness);
 //! time passes and the host changes ([`upkeep`]); and [`settle`] carries everything on.
 //!
 //! # Who may change what
@@ -67,6 +68,8 @@ mod freshness;
 mod gauges;
 mod introductions;
 mod joining;
+mod members;
+mod neighbours;
 mod ping;
 mod removal;
 mod requests;
@@ -79,7 +82,7 @@ mod upkeep;
 mod hostile;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -88,7 +91,7 @@ use crate::api;
 use crate::forward::Upcall;
 use crate::identity::{DeviceId, Identity, NetworkId, RootSecret, WgSecret};
 use crate::membership::invite::InviteId;
-use crate::membership::{DeviceName, UnixTime};
+use crate::membership::{DeviceName, Member, UnixTime};
 use crate::wire::record::NetworkSecret;
 use crate::wire::saved::Cache;
 use clients::Clients;
@@ -125,6 +128,10 @@ pub struct Mesh {
     beacons: Beacons,
     gossip: Gossip,
     joins: Joins,
+    /// How long a neighbour may stay unreached.
+    patience: Duration,
+    /// When the roster was last derived.
+    derived: Instant,
     /// The invites at whose rendezvous this device waits.
     meeting: BTreeSet<InviteId>,
     /// The removed devices that were told so since the start.

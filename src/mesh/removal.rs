@@ -4,12 +4,13 @@
 //! back as a stranger; but its key is one we know, so it is let in once, to nothing but its own
 //! `Revoke`, and then the tunnel ends. The op is signed, so that the device need not believe us.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::peer::Who;
 use super::tags::Caller;
 use super::*;
-use crate::identity::DeviceId;
+use crate::identity::{DeviceId, WgPublicKey};
 use crate::membership::roster::Standing;
 use crate::membership::{OpBody, SignedOp, Unverified, Verified};
 use crate::wire::control::{Control, OpBytes, Ops};
@@ -23,12 +24,11 @@ impl Mesh {
         let mut removed: Vec<_> = self.ledger.roster().gone().filter_map(removal).collect();
         removed.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         removed.truncate(TOLD);
+        let removed = removed.into_iter().map(|(_, device)| device);
+        let untold = removed.filter(|device| !self.told_removed.contains(device)).collect();
         let mut callers = Vec::new();
-        for (_, device) in removed {
-            if !self.told_removed.contains(&device)
-                && let Some(remote) = self.last_key(&device)
-                && self.ledger.roster().by_wg(&remote).is_none()
-            {
+        for (device, remote) in self.last_keys(&untold) {
+            if self.ledger.roster().by_wg(&remote).is_none() {
                 callers.push(Caller { who: Who::Removed(device), remote });
             }
         }
@@ -88,17 +88,23 @@ impl Mesh {
         }
     }
 
-    /// The WireGuard key of the last certificate of a device.
-    fn last_key(&self, device: &DeviceId) -> Option<crate::identity::WgPublicKey> {
-        let grants = self.ledger.logs().iter().filter_map(|op| match &op.op().body {
-            OpBody::Grant(certificate)
-                if certificate.id == *device && self.ledger.roster().is_effective(&op.id()) =>
+    /// The WireGuard keys of the last certificates of these devices.
+    fn last_keys(&self, devices: &BTreeSet<DeviceId>) -> BTreeMap<DeviceId, WgPublicKey> {
+        let mut last: BTreeMap<DeviceId, (UnixTime, WgPublicKey)> = BTreeMap::new();
+        if devices.is_empty() {
+            return BTreeMap::new();
+        }
+        for op in self.ledger.logs().iter() {
+            let OpBody::Grant(certificate) = &op.op().body else { continue };
+            let key = (certificate.not_after, certificate.wg);
+            if devices.contains(&certificate.id)
+                && self.ledger.roster().is_effective(&op.id())
+                && last.get(&certificate.id).is_none_or(|known| *known < key)
             {
-                Some((certificate.not_after, certificate.wg))
+                last.insert(certificate.id, key);
             }
-            _ => None,
-        });
-        grants.max().map(|(_, wg)| wg)
+        }
+        last.into_iter().map(|(device, (_, wg))| (device, wg)).collect()
     }
 }
 

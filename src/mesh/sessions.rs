@@ -17,7 +17,7 @@ use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::identity::{DeviceId, WgSecret};
 use crate::wire::classify::receiver_index;
-use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
+use crate::wire::stun::{self, CheckRequest, CheckResponse, StunResponse};
 
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
 /// several round trips of a slow path, and still unnoticed by a user.
@@ -57,7 +57,7 @@ impl Mesh {
 
     /// Whether a STUN message is from somebody whom we know, or answers what we asked, by its own
     /// word.
-    pub(super) fn expects_stun(&self, bytes: &[u8]) -> Result<(), InputError> {
+    pub(super) fn expects_stun(&mut self, bytes: &[u8]) -> Result<(), InputError> {
         let known = match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
             stun::Envelope::Request(tag) => self.tags.find(&tag).is_some(),
             stun::Envelope::Response(transaction) => {
@@ -225,29 +225,6 @@ impl Mesh {
         }
     }
 
-    /// `caller` may send checks and handshakes from now on.
-    pub(super) fn allow(&mut self, caller: Caller) {
-        if self.tags.key(&caller).is_some() {
-            return;
-        }
-        let Some(local) = self.local_secret(caller.who) else { return };
-        if let Some(key) = CheckKey::derive(&local, &caller.remote) {
-            self.tags.insert(caller, key);
-        }
-    }
-
-    /// `caller` is nobody any more: its tunnel ends at once.
-    pub(super) fn forbid(&mut self, caller: &Caller, now: Instant) {
-        self.tags.remove(caller);
-        let keys: Vec<_> = self
-            .peers
-            .of(&caller.who)
-            .filter(|peer| peer.remote == caller.remote)
-            .map(|peer| peer.key)
-            .collect();
-        keys.into_iter().for_each(|key| self.drop_peer(key, now));
-    }
-
     /// Takes a peer out of use.
     pub(super) fn drop_peer(&mut self, key: PeerKey, now: Instant) {
         let Some(peer) = self.peers.remove(key) else { return };
@@ -403,7 +380,7 @@ impl Mesh {
     pub(super) fn bring_member(&mut self, device: &DeviceId, now: Instant) -> Option<PeerKey> {
         let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
-        if self.peers.get(key).is_some_and(|peer| !peer.is_connected()) {
+        if self.peers.get(key).is_some_and(|peer| peer.path.primary().is_none()) {
             self.directory.want(*device, now);
         }
         Some(key)

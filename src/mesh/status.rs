@@ -41,7 +41,7 @@ impl Mesh {
             public_endpoints: self.reach.public_endpoints(),
             nat: self.reach.nat(),
             dht: self.dht_status(now),
-            peers: self.others().map(|member| self.peer_status(member, now)).collect(),
+            peers: self.peer_statuses(now),
             drops: Default::default(),
         }
     }
@@ -150,13 +150,17 @@ impl Mesh {
         }
     }
 
-    /// The live members but this device, by name.
+    /// The live members but this device, by id.
     pub(super) fn others(&self) -> impl Iterator<Item = &Member> {
         let this = self.me.identity.id.public();
-        let mut others: Vec<_> =
-            self.ledger.roster().members().filter(|member| member.id != this).collect();
+        self.ledger.roster().members().filter(move |member| member.id != this)
+    }
+
+    /// Where the others stand, by name.
+    fn peer_statuses(&self, now: Instant) -> Vec<PeerStatus> {
+        let mut others: Vec<_> = self.others().collect();
         others.sort_by(|a, b| a.name.cmp(&b.name));
-        others.into_iter()
+        others.into_iter().map(|member| self.peer_status(member, now)).collect()
     }
 
     fn peer_status(&self, member: &Member, now: Instant) -> PeerStatus {

@@ -1,17 +1,21 @@
 //! Who is asking? Finds the peer behind the tag of a path check.
 //!
 //! A check names its pair of keys by an 8-byte tag that changes every hour
-//! ([`CheckKey::tag`]), so that checks cannot be linked over time by who watches the path. Every
-//! device that may send one has an entry here for the hour before, this hour and the next, since
-//! clocks differ. A thousand members cost a thousand key agreements when they are first seen and
-//! three thousand HMACs an hour.
+//! ([`CheckKey::tag`]), so that checks cannot be linked over time by who watches the path. Tags of
+//! the hour before, this hour and the next are accepted, since clocks differ.
+//!
+//! A key agreement and three HMACs for each of ten thousand members would be half a second at every
+//! start and a tenth of one in every hour, mostly for devices that never call. So the tags of an hour
+//! are computed at once only for those in use; a tag that is none of theirs is sought among the
+//! others, one by one, until it is found. Who was looked at so is not looked at again in that hour:
+//! a stranger's checks cost each member once an hour, and nothing after that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::peer::Who;
 use super::rate::Bucket;
-use crate::identity::WgPublicKey;
+use crate::identity::{WgPublicKey, WgSecret};
 use crate::membership::UnixTime;
 use crate::wire::stun::{CheckKey, CheckTag};
 
@@ -30,33 +34,53 @@ pub struct Caller {
     pub remote: WgPublicKey,
 }
 
-/// The check keys of everybody who may send checks or handshakes.
-#[derive(Debug, Default)]
+/// Everybody who may send checks or handshakes, and their check keys.
+#[derive(Debug)]
 pub struct Tags {
-    callers: BTreeMap<Caller, CheckKey>,
+    /// The static secret of this device, under which all but sponsors know it.
+    own: WgSecret,
+    /// The keys, as far as they were needed.
+    callers: BTreeMap<Caller, Option<CheckKey>>,
     by_remote: BTreeMap<WgPublicKey, Caller>,
     by_tag: HashMap<CheckTag, Caller>,
+    /// Those of whom no tags of this hour were computed.
+    untagged: BTreeSet<Caller>,
     now: UnixTime,
     answers: Option<Bucket>,
 }
 
 impl Tags {
-    /// Lets `caller` send checks under `key`.
-    pub fn insert(&mut self, caller: Caller, key: CheckKey) {
-        for tag in key.tags(self.now.0) {
-            self.by_tag.insert(tag, caller);
+    /// Nobody may send anything to the device with this static secret.
+    pub fn new(own: WgSecret) -> Self {
+        Self {
+            own,
+            callers: BTreeMap::new(),
+            by_remote: BTreeMap::new(),
+            by_tag: HashMap::new(),
+            untagged: BTreeSet::new(),
+            now: UnixTime::default(),
+            answers: None,
         }
-        // A sponsor under the guest key is the only caller whose handshakes are not for this
-        // device's own key; and it never starts one.
-        if caller.who != Who::Sponsor {
-            self.by_remote.insert(caller.remote, caller);
-        }
-        self.callers.insert(caller, key);
+    }
+
+    /// Lets `caller` send checks.
+    pub fn insert(&mut self, caller: Caller) {
+        self.callers.insert(caller, None);
+        self.untagged.insert(caller);
+        self.by_remote.insert(caller.remote, caller);
+    }
+
+    /// Lets a sponsor send checks under `key`, which is of the guest's secret. It is the only caller
+    /// whose handshakes are not for this device's own key; and it never starts one.
+    pub fn insert_sponsor(&mut self, sponsor: Caller, key: CheckKey) {
+        self.callers.insert(sponsor, Some(key));
+        self.tag(sponsor);
     }
 
     /// `caller` may not send anything any more.
     pub fn remove(&mut self, caller: &Caller) {
-        if let Some(key) = self.callers.remove(caller) {
+        self.untagged.remove(caller);
+        if let Some(Some(key)) = self.callers.remove(caller) {
             // A promoted guest has the same keys as the member it became.
             for tag in key.tags(self.now.0) {
                 if self.by_tag.get(&tag) == Some(caller) {
@@ -74,15 +98,28 @@ impl Tags {
         self.callers.keys()
     }
 
-    /// The check key of `caller`.
-    pub fn key(&self, caller: &Caller) -> Option<&CheckKey> {
-        self.callers.get(caller)
+    /// Whether `caller` may send checks.
+    pub fn has(&self, caller: &Caller) -> bool {
+        self.callers.contains_key(caller)
+    }
+
+    /// The check key of `caller`, who is in use from now on.
+    pub fn key(&mut self, caller: &Caller) -> Option<&CheckKey> {
+        if self.untagged.remove(caller) {
+            self.tag(*caller);
+        }
+        self.callers.get(caller)?.as_ref()
     }
 
     /// Who uses `tag`, and the key that must verify.
-    pub fn find(&self, tag: &CheckTag) -> Option<(Caller, &CheckKey)> {
+    pub fn find(&mut self, tag: &CheckTag) -> Option<(Caller, &CheckKey)> {
+        while !self.by_tag.contains_key(tag)
+            && let Some(caller) = self.untagged.pop_first()
+        {
+            self.tag(caller);
+        }
         let caller = *self.by_tag.get(tag)?;
-        Some((caller, self.callers.get(&caller)?))
+        Some((caller, self.callers.get(&caller)?.as_ref()?))
     }
 
     /// Who has this WireGuard key.
@@ -96,16 +133,95 @@ impl Tags {
         self.answers.get_or_insert_with(fresh).take(1, now)
     }
 
-    /// Computes the tags of another hour, where it is one. Returns when to call again.
-    pub fn roll(&mut self, now: UnixTime) -> UnixTime {
+    /// Begins another hour, where it is one, with the tags of those in use. Returns when to call
+    /// again.
+    pub fn roll(&mut self, now: UnixTime, in_use: impl Iterator<Item = Caller>) -> UnixTime {
         let hour = now.0 / HOUR;
         if hour != self.now.0 / HOUR {
             self.now = now;
             self.by_tag.clear();
-            for (caller, key) in &self.callers {
-                self.by_tag.extend(key.tags(now.0).map(|tag| (tag, *caller)));
+            self.untagged = self.callers.keys().copied().collect();
+            for caller in in_use {
+                if self.untagged.remove(&caller) {
+                    self.tag(caller);
+                }
             }
         }
         UnixTime((hour + 1) * HOUR)
+    }
+
+    /// Computes the tags of a caller for this hour.
+    fn tag(&mut self, caller: Caller) {
+        let Some(key) = self.callers.get_mut(&caller) else { return };
+        if key.is_none() {
+            // A key with which there is no agreement is nobody's.
+            *key = CheckKey::derive(&self.own, &caller.remote);
+        }
+        if let Some(key) = key {
+            self.by_tag.extend(key.tags(self.now.0).map(|tag| (tag, caller)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::DeviceId;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn secret(number: u8) -> WgSecret {
+        WgSecret::from_bytes([number; 32])
+    }
+
+    fn member(number: u8) -> Caller {
+        Caller { who: Who::Member(DeviceId([number; 32])), remote: secret(number).public() }
+    }
+
+    /// What `number` writes into its checks to device 1.
+    fn tag_of(number: u8, now: UnixTime) -> CheckTag {
+        CheckKey::derive(&secret(number), &secret(1).public()).expect("two devices").tag(now.0)
+    }
+
+    fn tags() -> Tags {
+        let mut tags = Tags::new(secret(1));
+        tags.roll(NOW, std::iter::empty());
+        (2..10).for_each(|number| tags.insert(member(number)));
+        tags
+    }
+
+    #[test]
+    fn every_caller_is_found_by_its_tag_whether_in_use_or_not() {
+        let mut tags = tags();
+        assert!(tags.key(&member(3)).is_some());
+        let later = UnixTime(NOW.0 + 2 * HOUR);
+        for now in [NOW, later] {
+            tags.roll(now, [member(3)].into_iter());
+            for number in 2..10 {
+                let found = tags.find(&tag_of(number, now)).map(|(caller, _)| caller);
+                assert_eq!(found, Some(member(number)));
+            }
+        }
+        assert!(tags.find(&tag_of(4, NOW)).is_none(), "two hours old");
+    }
+
+    #[test]
+    fn a_stranger_has_every_caller_looked_at_once_an_hour() {
+        let mut tags = tags();
+        assert_eq!(tags.untagged.len(), 8);
+        assert!(tags.find(&tag_of(99, NOW)).is_none());
+        assert!(tags.untagged.is_empty());
+        tags.remove(&member(5));
+        assert!(tags.find(&tag_of(5, NOW)).is_none());
+        tags.roll(UnixTime(NOW.0 + HOUR), [member(3)].into_iter());
+        assert_eq!(tags.untagged.len(), 6, "the one in use and the removed one are not sought");
+    }
+
+    #[test]
+    fn a_key_with_which_there_is_no_agreement_is_nobody() {
+        let mut tags = tags();
+        let own = Caller { who: member(2).who, remote: secret(1).public() };
+        tags.insert(own);
+        assert!(tags.has(&own) && tags.key(&own).is_none());
     }
 }

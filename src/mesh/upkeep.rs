@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::seq::SliceRandom;
-
 use super::candidate::Surroundings;
 use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
 use super::path::{Demand, Path};
@@ -15,16 +13,6 @@ use super::*;
 use crate::identity::DeviceId;
 use crate::identity::address::{IPV6_PREFIX_LEN, ipv6_prefix};
 use crate::membership::roster::Standing;
-
-/// Members that are kept connected so that the roster spreads: with eight random neighbours each, a
-/// new op reaches every device of a network of thousands in a handful of steps.
-const NEIGHBOURS: usize = 8;
-
-/// How often a device looks whether it has its neighbours.
-const NEIGHBOURS_EVERY: Duration = Duration::from_secs(30);
-
-/// A neighbour that was not reached for this long makes room for another member.
-const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often a peer's needs are looked at: closely while user data flows, so that a dead path is
 /// noticed within seconds.
@@ -72,6 +60,7 @@ impl Mesh {
         }
         self.reach.set_demand(true, now);
         self.roster_changed(now);
+        self.allow_members(now);
         self.choose_neighbours(now);
         self.connections_changed(now);
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
@@ -86,57 +75,6 @@ impl Mesh {
             self.publisher.set_network(id, secret.clone(), now);
             self.beacons.set_network(own, secret, now);
         }
-    }
-
-    /// The set of ops or the time changed: who belongs follows, and is enforced at once.
-    pub(super) fn roster_changed(&mut self, now: Instant) {
-        let unix = self.unix(now);
-        let changes = self.ledger.derive(unix);
-        let this = self.me.identity.id.public();
-        for member in &changes.removed {
-            self.send_last_word(&member.id, now);
-            self.forbid(&Caller { who: Who::Member(member.id), remote: member.wg }, now);
-            self.directory.forget(&member.id, now);
-            self.reach.forget_observer(&member.id, now);
-        }
-        for device in changes.altered.iter().filter(|device| **device != this) {
-            // The slot holds the device's old addresses or key.
-            let stale: Vec<_> = self.peers.of(&Who::Member(*device)).map(|peer| peer.key).collect();
-            stale.into_iter().for_each(|key| self.drop_peer(key, now));
-        }
-        self.allow_members(now);
-        self.expect_removed(now);
-        self.sync_invites(now);
-        self.refresh_state(now);
-        if !changes.added.is_empty() || !changes.removed.is_empty() {
-            self.choose_neighbours(now);
-        }
-        let next = self.ledger.roster().next_change();
-        let due = next.map(|at| (self.wall.instant(at, now), "a certificate or invite changes"));
-        self.deadlines.set(Timer::Roster, due);
-    }
-
-    fn allow_members(&mut self, now: Instant) {
-        if matches!(self.joins, Joins::Joiner(_)) {
-            // Until it is in, a device talks to who lets it in, and to nobody under two names.
-            return;
-        }
-        let this = self.me.identity.id.public();
-        let members: BTreeSet<_> = self
-            .ledger
-            .roster()
-            .members()
-            .filter(|member| member.id != this)
-            .map(|member| Caller { who: Who::Member(member.id), remote: member.wg })
-            .collect();
-        let stale: Vec<_> = self
-            .tags
-            .callers()
-            .filter(|caller| matches!(caller.who, Who::Member(_)) && !members.contains(caller))
-            .copied()
-            .collect();
-        stale.iter().for_each(|caller| self.forbid(caller, now));
-        members.into_iter().for_each(|caller| self.allow(caller));
     }
 
     /// Where this device stands decides whether the interface is on.
@@ -230,43 +168,6 @@ impl Mesh {
         }
     }
 
-    /// Keeps [`NEIGHBOURS`] random members connected.
-    fn choose_neighbours(&mut self, now: Instant) {
-        let again = Some((now + NEIGHBOURS_EVERY, "neighbours are chosen"));
-        self.deadlines.set(Timer::Neighbours, again);
-        if !matches!(self.me.state, api::NetworkState::Up | api::NetworkState::Down) {
-            return;
-        }
-        let (mut have, mut others) = (0, Vec::new());
-        for member in self.others().map(|member| member.id).collect::<Vec<_>>() {
-            let peer = self.peers.of(&Who::Member(member)).next();
-            match peer {
-                Some(peer) if peer.neighbour && !is_hopeless(peer, now) => have += 1,
-                _ => others.push(member),
-            }
-        }
-        if have >= NEIGHBOURS || others.is_empty() {
-            return;
-        }
-        others.shuffle(&mut self.rng);
-        let chosen: Vec<DeviceId> = others.drain(..others.len().min(NEIGHBOURS - have)).collect();
-        let neighbours: Vec<_> =
-            self.peers.iter().filter(|peer| peer.neighbour).map(|peer| peer.key).collect();
-        for key in neighbours {
-            let peer = self.peers.touch(key).filter(|peer| is_hopeless(peer, now));
-            if let Some(peer) = peer {
-                peer.neighbour = peer.device().is_some_and(|device| chosen.contains(&device));
-            }
-        }
-        for device in chosen {
-            if let Some(key) = self.bring_member(&device, now)
-                && let Some(peer) = self.peers.touch(key)
-            {
-                peer.neighbour = true;
-            }
-        }
-    }
-
     /// Somebody waits for this member until then.
     pub(super) fn want_member(&mut self, device: &DeviceId, until: Instant, now: Instant) {
         let Some(key) = self.bring_member(device, now) else { return };
@@ -276,7 +177,8 @@ impl Mesh {
     }
 
     pub(super) fn roll_tags(&mut self, now: Instant) {
-        let next = self.tags.roll(self.unix(now));
+        let in_use = self.peers.iter().map(|peer| Caller { who: peer.who, remote: peer.remote });
+        let next = self.tags.roll(self.wall.at(now), in_use);
         let due = (self.wall.instant(next, now), "another hour of tags");
         self.deadlines.set(Timer::Tags, Some(due));
         let unix = self.unix(now).0;
@@ -381,17 +283,4 @@ impl Mesh {
         let port = self.settings.listen_port;
         Arc::new(Surroundings::new(&self.me.interfaces, port, &overlay))
     }
-
-    /// A device that was removed is told so, if there is a tunnel, before the tunnel ends.
-    fn send_last_word(&mut self, device: &DeviceId, now: Instant) {
-        if let Some(key) = self.peers.member(device) {
-            self.tell_removal(key, device, now);
-        }
-    }
-}
-
-/// Whether a neighbour has not been reached for too long.
-fn is_hopeless(peer: &Peer, now: Instant) -> bool {
-    let since = peer.last_seen().unwrap_or(peer.born);
-    !peer.is_connected() && now.duration_since(since) > NEIGHBOUR_PATIENCE
 }

@@ -155,6 +155,11 @@ impl World {
         self.present(device);
     }
 
+    /// The device will start without knowing where anybody is.
+    pub fn forget_addresses(&mut self, device: DeviceNo) {
+        self.nodes[device.0].disk.remove_cache();
+    }
+
     /// The device's host moved, or its links changed.
     pub fn links_changed(&mut self, device: DeviceNo) {
         let snapshot = self.interfaces(self.nodes[device.0].host);

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ginnel::membership::{Author, OpId, SignedOp};
+use ginnel::membership::{Author, Logs, OpId, SignedOp};
 use ginnel::wire::classify::{Class, classify, counter, receiver_index, sender_index};
 
 use super::node::{Effect, Node};
@@ -121,6 +121,14 @@ impl Checks {
             && (reason.contains("queued") || reason == "beacon output")
         {
             self.fail(&format!("{device:?} was drained and has more: {reason}"));
+        }
+    }
+
+    /// These ops were written before the run.
+    pub fn written_before(&mut self, logs: &Logs) {
+        for op in logs.iter() {
+            self.ops.insert((op.op().author, op.op().seq), op.id());
+            self.known.insert(op.id());
         }
     }
 

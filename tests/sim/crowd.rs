@@ -4,6 +4,7 @@
 //! is written here in one go, and every device starts from its saved state, as after a restart.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ginnel::identity::{AdminSecret, IdSecret, Identity, RootSecret, WgSecret};
@@ -12,8 +13,8 @@ use ginnel::membership::{
     Author, Certificate, DeviceName, Flags, Genesis, GenesisPool, Logs, OpBody, SignedOp, UnixTime,
 };
 use ginnel::mesh::event::Persist;
-use ginnel::wire::record::NetworkSecret;
-use ginnel::wire::saved::Intent;
+use ginnel::wire::record::{CachedDevice, NetworkSecret, encode_devices};
+use ginnel::wire::saved::{Cache, Intent};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zeroize::Zeroizing;
@@ -22,7 +23,7 @@ use super::clock::EPOCH;
 use super::disk::Disk;
 use super::net::SiteId;
 use super::node::PORT;
-use super::world::World;
+use super::world::{DeviceNo, World};
 
 /// The members of a network and what each has on its disk.
 pub struct Crowd {
@@ -32,6 +33,8 @@ pub struct Crowd {
     secret: NetworkSecret,
     /// The first is the admin.
     identities: Vec<Identity>,
+    /// Where everybody remembers devices to have been when the network began.
+    remembered: Vec<CachedDevice>,
 }
 
 impl Crowd {
@@ -56,7 +59,8 @@ impl Crowd {
         let identities: Vec<_> = (0..members).map(identity).collect();
         let logs = Logs::new(root.public());
         let secret = NetworkSecret::new(0, rng.random());
-        let mut crowd = Self { genesis, root, logs, secret, identities };
+        let remembered = Vec::new();
+        let mut crowd = Self { genesis, root, logs, secret, identities, remembered };
         crowd.admit_all();
         crowd
     }
@@ -124,19 +128,43 @@ impl Crowd {
             if identity.admin.is_some() {
                 files.push(Persist::Root(Zeroizing::new(self.root.seed().to_vec())));
             }
+            if !self.remembered.is_empty() {
+                let devices = encode_devices(&self.remembered);
+                files.push(Persist::Cache(Cache { devices, published: Vec::new() }.encode()));
+            }
             let files = files.into_iter().map(Arc::new);
             Disk::of(files.chain([ops.clone()]))
         };
         self.identities.iter().enumerate().map(disk).collect()
     }
 
+    /// Everybody remembers this device to have been at that address.
+    pub fn remember(&mut self, number: usize, address: SocketAddr) {
+        let device = self.identities[number].id.public();
+        self.remembered.push((device, UnixTime(EPOCH), vec![address]));
+    }
+
     /// Every device starts where `place` says.
-    pub fn start(&self, world: &mut World, mut place: impl FnMut(&mut World, usize) -> Place) {
-        for (number, disk) in self.disks().into_iter().enumerate() {
+    pub fn start(&self, world: &mut World, place: impl FnMut(&mut World, usize) -> Place) {
+        self.start_some(world, 0..self.identities.len(), place);
+    }
+
+    /// Only these devices start.
+    pub fn start_some(
+        &self,
+        world: &mut World,
+        numbers: impl IntoIterator<Item = usize>,
+        mut place: impl FnMut(&mut World, usize) -> Place,
+    ) -> Vec<DeviceNo> {
+        world.checks.written_before(&self.logs);
+        let disks = self.disks();
+        let start = |number: usize| {
+            let disk = disks[number].clone();
             let site = place(world, number);
             let saved = disk.saved_with(Some((self.genesis.clone(), self.logs.clone())));
-            world.restore(site, saved.expect("an identity was written"), disk);
-        }
+            world.restore(site, saved.expect("an identity was written"), disk)
+        };
+        numbers.into_iter().map(start).collect()
     }
 }
 

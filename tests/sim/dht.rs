@@ -9,6 +9,8 @@ use ginnel::wire::record::{DhtKey, SignedItem};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::net::HostId;
+
 /// How the DHT behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Manners {
@@ -64,6 +66,8 @@ pub struct Dht {
     pub manners: Manners,
     /// What was asked of it.
     pub operations: Operations,
+    /// The host that meets none but hostile nodes, and whether they answer with garbage.
+    eclipsed: Option<(HostId, bool)>,
 }
 
 impl Dht {
@@ -74,6 +78,7 @@ impl Dht {
             older: BTreeMap::new(),
             manners,
             operations: Operations::default(),
+            eclipsed: None,
         }
     }
 
@@ -139,6 +144,45 @@ impl Dht {
         }
         let values = values.into_iter().map(|item| (first, DhtInput::Value(item)));
         values.chain([(complete, DhtInput::LookupDone(key))]).collect()
+    }
+
+    /// From now on all nodes that this host meets are hostile: they keep to themselves what it
+    /// stores, and answer with nothing, or with `garbage`.
+    pub fn eclipse(&mut self, host: HostId, garbage: bool) {
+        self.eclipsed = Some((host, garbage));
+    }
+
+    /// Whether all nodes that the host meets are hostile.
+    pub fn is_eclipsed(&self, host: HostId) -> bool {
+        self.eclipsed.is_some_and(|(eclipsed, _)| eclipsed == host)
+    }
+
+    /// A hostile node says that it stored an item.
+    pub fn swallow(&mut self, item: &SignedItem) -> Vec<(Duration, DhtInput)> {
+        self.operations.publishes += 1;
+        vec![(self.manners.complete, DhtInput::Published(item.key, Ok(20)))]
+    }
+
+    /// What a host hears of a look-up, where all nodes are hostile that it meets.
+    pub fn darken(
+        &self,
+        host: HostId,
+        heard: Vec<(Duration, DhtInput)>,
+    ) -> Vec<(Duration, DhtInput)> {
+        if !self.is_eclipsed(host) {
+            return heard;
+        }
+        let garbage = self.eclipsed.is_some_and(|(_, garbage)| garbage);
+        let spoil = |(after, input)| match input {
+            DhtInput::Value(_) if !garbage => None,
+            DhtInput::Value(mut item) => {
+                item.value.iter_mut().for_each(|byte| *byte ^= 0x55);
+                item.seq += 1;
+                Some((after, DhtInput::Value(item)))
+            }
+            other => Some((after, other)),
+        };
+        heard.into_iter().filter_map(spoil).collect()
     }
 
     fn fails(&self, rng: &mut StdRng) -> bool {

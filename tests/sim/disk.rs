@@ -70,6 +70,24 @@ impl Disk {
         Ok(())
     }
 
+    /// What lies on it, in bytes.
+    pub fn bytes(&self) -> usize {
+        let len = |file: &Arc<Persist>| match &**file {
+            Persist::Ops(ops) => ops.iter().map(Vec::len).sum(),
+            Persist::Genesis(bytes) | Persist::Cache(bytes) => bytes.len(),
+            Persist::Identity(bytes)
+            | Persist::Root(bytes)
+            | Persist::Secrets(bytes)
+            | Persist::Intent(bytes) => bytes.len(),
+        };
+        self.files.iter().map(len).sum()
+    }
+
+    /// The addresses of others are lost.
+    pub fn remove_cache(&mut self) {
+        self.files.retain(|file| !matches!(**file, Persist::Cache(_)));
+    }
+
     /// The power fails in the middle of a write: only so much of it, of 256, is there afterwards.
     /// Files are replaced as a whole; of ops the store keeps those that are complete.
     pub fn tear(&mut self, files: Vec<Persist>, done: u8) {

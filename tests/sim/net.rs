@@ -94,6 +94,8 @@ pub struct Net {
     cut: BTreeMap<HostId, Duration>,
     /// Sites without the Internet, and until when.
     isolated: BTreeMap<SiteId, Duration>,
+    /// Hosts that reach one another, and nobody else.
+    far: BTreeSet<HostId>,
     /// Delay, loss, duplication.
     pub weather: Weather,
 }
@@ -109,6 +111,7 @@ impl Net {
             routers: HashMap::new(),
             cut: BTreeMap::new(),
             isolated: BTreeMap::new(),
+            far: BTreeSet::new(),
             weather,
         }
     }
@@ -197,6 +200,21 @@ impl Net {
         self.isolated.insert(site, until);
     }
 
+    /// These hosts reach one another, and nobody else, not the DHT either.
+    pub fn part(&mut self, far: impl IntoIterator<Item = HostId>) {
+        self.far.extend(far);
+    }
+
+    /// Everybody reaches everybody again.
+    pub fn unite(&mut self) {
+        self.far.clear();
+    }
+
+    /// Whether the host is among those that were parted from the rest.
+    pub fn is_parted(&self, host: HostId) -> bool {
+        self.far.contains(&host)
+    }
+
     /// Everybody who was cut off is back.
     pub fn heal(&mut self) {
         self.cut.clear();
@@ -238,7 +256,7 @@ impl Net {
     /// Whether nothing of the Internet reaches the host now.
     pub fn is_offline(&self, host: HostId, now: Duration) -> bool {
         let isolated = self.hosts[host.0].site.is_some_and(|site| self.is_isolated(site, now));
-        isolated || self.is_cut(host, now)
+        isolated || self.is_cut(host, now) || self.is_parted(host)
     }
 
     fn is_cut(&self, host: HostId, now: Duration) -> bool {
@@ -271,10 +289,14 @@ impl Net {
         }
         let lost = rng.random_range(0..1000) < self.weather.loss;
         let copies = usize::from(rng.random_range(0..1000) < self.weather.duplication) + 1;
+        let sender = host;
         let Some((host, from, to)) = self.climb(site, inside, to, now, rng) else {
             return Vec::new();
         };
         if lost || len + HEADERS > usize::from(self.weather.mtu) {
+            return Vec::new();
+        }
+        if self.is_parted(sender) != self.is_parted(host) {
             return Vec::new();
         }
         let arrivals = (0..copies).flat_map(|_| {

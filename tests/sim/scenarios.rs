@@ -22,7 +22,8 @@ fn two(seed: u64) -> (World, DeviceNo, DeviceNo) {
     (world, a, b)
 }
 
-fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> DeviceNo {
+/// A device joins.
+pub fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> DeviceNo {
     let (device, request) = world.join(site, name, invite);
     let answered = world.run_until(Duration::from_secs(30), |world| {
         world.nodes[device.0].answer(request).is_some()

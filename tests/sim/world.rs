@@ -250,12 +250,17 @@ impl World {
                 }
                 Effect::Publish(item) => {
                     let cut = self.net.is_offline(host, self.elapsed);
-                    let heard = self.dht.publish(item, cut, self.elapsed, &mut self.rng);
+                    let heard = if self.dht.is_eclipsed(host) {
+                        self.dht.swallow(&item)
+                    } else {
+                        self.dht.publish(item, cut, self.elapsed, &mut self.rng)
+                    };
                     self.hear_dht(device, heard);
                 }
                 Effect::Lookup(key) => {
                     let cut = self.net.is_offline(host, self.elapsed);
                     let heard = self.dht.lookup(key, cut, self.elapsed, &mut self.rng);
+                    let heard = self.dht.darken(host, heard);
                     self.hear_dht(device, heard);
                 }
             }

@@ -12,15 +12,17 @@ use crate::wire::control::{Nonce, Reply};
 /// The first pause before a request is repeated; two round trips of a slow path. Doubled each time.
 const REPEAT: Duration = Duration::from_millis(500);
 
-/// The longest pause between repetitions.
-const REPEAT_MAX: Duration = Duration::from_secs(4);
+/// The longest pause between repetitions. A join takes half a dozen round trips, and where a third
+/// of all datagrams is lost each of them fails half the time: with pauses of 4 s one join in ten took
+/// over half a minute.
+const REPEAT_MAX: Duration = Duration::from_secs(1);
 
-/// Repetitions before a sponsor counts as silent where another waits: 0.5 + 1 + 2 + 4 s.
-const REPEATS: u32 = 4;
+/// Repetitions before a sponsor counts as silent where another waits: 0.5 + 7 × 1 s.
+const REPEATS: u32 = 8;
 
 /// The same where none waits, and once the device proved itself: the sponsor's disk may be slow, and
-/// another sponsor would make a second Grant. 0.5 + 1 + 2 + 4 × 5 s.
-const REPEATS_PATIENT: u32 = 8;
+/// another sponsor would make a second Grant. 0.5 + 23 × 1 s.
+const REPEATS_PATIENT: u32 = 24;
 
 /// How long the handshake of the new key may take: three of WireGuard's retransmissions.
 const SWITCH_TIME: Duration = Duration::from_secs(15);

@@ -1,0 +1,141 @@
+//! Who belongs changed: what follows from it here.
+//!
+//! A roster is derived whole, O(n log n) in the ops. Whatever takes something away is enforced with
+//! the op that says so. What only lets somebody in may wait for a moment, so that a device which
+//! catches up with a long log, a few ops at a time, does not derive ten thousand members three
+//! thousand times.
+
+use std::time::{Duration, Instant};
+
+use super::peer::Who;
+use super::tags::Caller;
+use super::*;
+use crate::identity::DeviceId;
+use crate::membership::{OpId, SignedOp, Verified};
+use crate::wire::stun::CheckKey;
+
+/// How long the next derivation of a roster that only grew waits, for each member: ten times what it
+/// takes, so that catching up is mostly something else.
+const PAUSE_EACH: Duration = Duration::from_micros(10);
+
+impl Mesh {
+    /// These ops are new in the logs.
+    pub(super) fn ops_came(&mut self, new: &[OpId], now: Instant) {
+        let logs = self.ledger.logs();
+        let takes = |op: &Verified<SignedOp>| gossip::serve::is_denial(op);
+        let denied = new.iter().filter_map(|id| logs.get(*id)).any(takes);
+        let members = u32::try_from(self.ledger.roster().len()).unwrap_or(u32::MAX);
+        let from = self.derived + PAUSE_EACH * members;
+        if denied || from <= now {
+            return self.roster_changed(now);
+        }
+        let due = self.deadlines.get(&Timer::Roster).map_or(from, |at| at.min(from));
+        self.deadlines.set(Timer::Roster, Some((due, "members came")));
+    }
+
+    /// The set of ops or the time changed: who belongs follows, and is enforced at once.
+    pub(super) fn roster_changed(&mut self, now: Instant) {
+        self.derived = now;
+        let unix = self.unix(now);
+        let changes = self.ledger.derive(unix);
+        for member in &changes.removed {
+            self.send_last_word(&member.id, now);
+            self.forbid(&caller(member), now);
+            self.directory.forget(&member.id, now);
+            self.reach.forget_observer(&member.id, now);
+        }
+        for member in &changes.altered {
+            self.member_altered(member, now);
+        }
+        for device in &changes.added {
+            self.allow_member(device);
+        }
+        self.expect_removed(now);
+        self.sync_invites(now);
+        self.refresh_state(now);
+        if !changes.added.is_empty() || !changes.removed.is_empty() {
+            self.choose_neighbours(now);
+        }
+        let next = self.ledger.roster().next_change();
+        let due = next.map(|at| (self.wall.instant(at, now), "a certificate or invite changes"));
+        self.deadlines.set(Timer::Roster, due);
+    }
+
+    /// A member has another name, address or key than `before`.
+    fn member_altered(&mut self, before: &Member, now: Instant) {
+        if before.id == self.me.identity.id.public() {
+            return;
+        }
+        // The slot holds the device's old addresses or key.
+        let stale: Vec<_> = self.peers.of(&Who::Member(before.id)).map(|peer| peer.key).collect();
+        stale.into_iter().for_each(|key| self.drop_peer(key, now));
+        let same = self.ledger.roster().get(&before.id).is_some_and(|now| now.wg == before.wg);
+        if !same {
+            self.forbid(&caller(before), now);
+            self.allow_member(&before.id);
+        }
+    }
+
+    fn allow_member(&mut self, device: &DeviceId) {
+        if matches!(self.joins, Joins::Joiner(_)) {
+            // Until it is in, a device talks to who lets it in, and to nobody under two names. Once
+            // it is, all members are allowed.
+            return;
+        }
+        let member = self.ledger.roster().get(device).map(caller);
+        let this = self.me.identity.id.public();
+        member.filter(|_| *device != this).into_iter().for_each(|caller| self.allow(caller));
+    }
+
+    /// Every member may call, and nobody who was one.
+    pub(super) fn allow_members(&mut self, now: Instant) {
+        let members: BTreeSet<_> = self.others().map(caller).collect();
+        let stale: Vec<_> = self
+            .tags
+            .callers()
+            .filter(|caller| matches!(caller.who, Who::Member(_)) && !members.contains(caller))
+            .copied()
+            .collect();
+        stale.iter().for_each(|caller| self.forbid(caller, now));
+        members.into_iter().for_each(|caller| self.allow(caller));
+    }
+
+    /// `caller` may send checks and handshakes from now on.
+    pub(super) fn allow(&mut self, caller: Caller) {
+        if self.tags.has(&caller) {
+            return;
+        }
+        match (caller.who, &self.joins) {
+            (Who::Sponsor, Joins::Joiner(joiner)) => {
+                if let Some(key) = CheckKey::derive(joiner.guest_secret(), &caller.remote) {
+                    self.tags.insert_sponsor(caller, key);
+                }
+            }
+            (Who::Sponsor, Joins::Sponsor(_)) => {}
+            _ => self.tags.insert(caller),
+        }
+    }
+
+    /// `caller` is nobody any more: its tunnel ends at once.
+    pub(super) fn forbid(&mut self, caller: &Caller, now: Instant) {
+        self.tags.remove(caller);
+        let keys: Vec<_> = self
+            .peers
+            .of(&caller.who)
+            .filter(|peer| peer.remote == caller.remote)
+            .map(|peer| peer.key)
+            .collect();
+        keys.into_iter().for_each(|key| self.drop_peer(key, now));
+    }
+
+    /// A device that was removed is told so, if there is a tunnel, before the tunnel ends.
+    fn send_last_word(&mut self, device: &DeviceId, now: Instant) {
+        if let Some(key) = self.peers.member(device) {
+            self.tell_removal(key, device, now);
+        }
+    }
+}
+
+fn caller(member: &Member) -> Caller {
+    Caller { who: Who::Member(member.id), remote: member.wg }
+}
