@@ -1,4 +1,4 @@
-//! One peer's WireGuard sessions: the only file that knows boringtun.
+//! One peer's WireGuard sessions. This file and `mac` beside it are the only ones that know boringtun.
 //!
 //! [`Tunnel`] wraps boringtun's `Tunn` (the WireGuard paper's handshake and transport) and adds what
 //! it leaves out:
@@ -23,27 +23,26 @@
 //! boringtun logs ordinary expiry as an error under the target `boringtun::noise::timers`; the log
 //! filter silences it.
 
+mod mac;
+
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
 pub use super::outcome::{HandshakeOutcome, Opened, TunnelError};
+pub(super) use mac::MacCheck;
+pub use mac::initiator_of;
 
 use super::SlotIndex;
 use super::guard::handshake_class;
-use super::outcome::MacVerdict;
 use super::timing::Timing;
 use crate::identity::{WgPublicKey, WgSecret};
-use crate::wire::classify::{
-    COOKIE_REPLY_LEN, Class, classify, counter, receiver_index, sender_index,
-};
+use crate::wire::classify::{Class, classify, counter, receiver_index, sender_index};
 
 /// What sealing adds to a padded packet: header 16, tag 16.
 pub const SEAL_OVERHEAD: usize = 32;
@@ -336,59 +335,6 @@ impl Tunnel {
         {
             out.push(datagram.to_vec());
         }
-    }
-}
-
-/// The static public key of the sender of a type 1 message, decrypted with `local` (checks MAC1
-/// too). One X25519.
-pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
-    if handshake_class(datagram) != Some(Class::Initiation) {
-        return None;
-    }
-    let secret = x25519::StaticSecret::from(*local.as_bytes());
-    let public = x25519::PublicKey::from(&secret);
-    let mut unused = [0; SMALL_BUFFER];
-    let limiter = RateLimiter::new(&public, u64::MAX);
-    let Ok(Packet::HandshakeInit(initiation)) = limiter.verify_packet(None, datagram, &mut unused)
-    else {
-        return None;
-    };
-    let half = parse_handshake_anon(&secret, &public, &initiation).ok()?;
-    Some(WgPublicKey(half.peer_static_public))
-}
-
-/// MAC1 and cookies (paper, sections 5.4.4 and 5.4.7) of messages to one static key of ours.
-pub(super) struct MacCheck(RateLimiter);
-
-impl MacCheck {
-    /// Asks for cookies from the message after `limit` on, until the next [`reset`](Self::reset).
-    pub(super) fn new(local: &WgPublicKey, limit: u64) -> Self {
-        Self(RateLimiter::new(&x25519::PublicKey::from(local.0), limit))
-    }
-
-    /// Checks a type 1 or 2 message; under load also its cookie, or makes one, where `from` says
-    /// for which address.
-    pub(super) fn check(&self, from: Option<IpAddr>, datagram: &[u8]) -> MacVerdict {
-        let mut cookie = [0; COOKIE_REPLY_LEN];
-        match self.0.verify_packet(from, datagram, &mut cookie) {
-            Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => MacVerdict::Pass,
-            Err(TunnResult::WriteToNetwork(_)) => MacVerdict::Cookie(cookie),
-            Err(TunnResult::Err(WireGuardError::UnderLoad)) => MacVerdict::Loaded,
-            _ => MacVerdict::Refuse,
-        }
-    }
-
-    /// The answer to a message whose MAC1 is right and that has no valid MAC2.
-    pub(super) fn cookie(&self, from: IpAddr, datagram: &[u8]) -> Option<[u8; COOKIE_REPLY_LEN]> {
-        match self.check(Some(from), datagram) {
-            MacVerdict::Cookie(cookie) => Some(cookie),
-            _ => None,
-        }
-    }
-
-    /// Starts counting anew; to be called each second.
-    pub(super) fn reset(&self) {
-        self.0.reset_count();
     }
 }
 

@@ -76,6 +76,7 @@ mod requests;
 mod sessions;
 mod settle;
 mod status;
+mod stun;
 mod upkeep;
 
 #[cfg(test)]

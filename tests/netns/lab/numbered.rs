@@ -101,6 +101,8 @@ fn receive(
     arrived: &AtomicU64,
     finished: &std::sync::mpsc::Receiver<u64>,
 ) -> Result<u64> {
+    // One queue, as nobody asked for more.
+    let sink = &sink.queues()[0];
     let fd = sink.fd(family).ok_or_else(|| anyhow!("no such family"))?;
     let (mut batch, mut seen) = (RecvBatch::new(), Vec::<u64>::new());
     let (mut received, mut total) = (0, None);

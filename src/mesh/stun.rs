@@ -1,0 +1,59 @@
+//! STUN messages that arrive: answers of reflectors, answers to our path checks, and checks.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::*;
+use crate::wire::stun::{self, CheckRequest, CheckResponse, StunResponse};
+
+impl Mesh {
+    /// Whether a STUN message is from somebody whom we know, or answers what we asked, by its own
+    /// word.
+    pub(super) fn expects_stun(&mut self, bytes: &[u8]) -> Result<(), InputError> {
+        let known = match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
+            stun::Envelope::Request(tag) => self.tags.find(&tag).is_some(),
+            stun::Envelope::Response(transaction) => {
+                self.reach.awaits(&transaction) || self.peers.checked(bytes).is_some()
+            }
+        };
+        known.then_some(()).ok_or(InputError::Stranger)
+    }
+
+    /// A STUN message: an answer of a reflector, an answer to a check, or a check.
+    pub(super) fn handle_stun(
+        &mut self,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), InputError> {
+        match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
+            stun::Envelope::Request(tag) => {
+                let (caller, key) = self.tags.find(&tag).ok_or(InputError::Stranger)?;
+                let request =
+                    CheckRequest::decode(bytes, key).map_err(|_| InputError::NotAuthentic)?;
+                let peer = self.bring(caller, now).ok_or(InputError::TooMany)?;
+                let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
+                // The peer's own rate first: one check, replayed by whoever saw it, must not use
+                // up the answers that all the others' paths live on.
+                if !peer.path.would_answer(from, now) || !self.tags.may_answer(now) {
+                    return Err(InputError::TooMany);
+                }
+                peer.path.handle_request(from, &request, now);
+            }
+            stun::Envelope::Response(transaction) => {
+                if self.reach.awaits(&transaction) {
+                    let response =
+                        StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
+                    self.reach.handle_stun(from, &response, now);
+                    return Ok(());
+                }
+                let key = self.peers.checked(bytes).ok_or(InputError::Stranger)?;
+                let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
+                let response = CheckResponse::decode(bytes, peer.path.key());
+                let response = response.map_err(|_| InputError::NotAuthentic)?;
+                peer.path.handle_response(from, &response, now);
+            }
+        }
+        Ok(())
+    }
+}
