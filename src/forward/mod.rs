@@ -29,6 +29,7 @@ pub mod packet;
 mod proven;
 pub mod segment;
 pub mod slot;
+mod sum;
 pub mod table;
 mod timing;
 pub mod tunnel;

@@ -59,6 +59,8 @@ pub(super) struct Timing {
     last_data: Option<Instant>,
     /// When boringtun's timers ran last, and when `mesh` ran them last.
     ticked: Option<Instant>,
+    /// When boringtun's clock counts as old: compared with for each packet.
+    stale_at: Option<Instant>,
     served: Option<Instant>,
 }
 
@@ -99,7 +101,7 @@ impl Timing {
 
     /// Whether boringtun's clock is so old that the packet path has to move it.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
-        self.ticked.is_none_or(|at| now.saturating_duration_since(at) >= ACTIVE_TICK)
+        self.stale_at.is_none_or(|at| now >= at)
     }
 
     /// Whether a deadline that is `due` was missed, with a second of grace.
@@ -121,6 +123,7 @@ impl Timing {
     /// boringtun's timers ran; what it must have dropped by now is dropped here too.
     pub(super) fn note_tick(&mut self, now: Instant) {
         self.ticked = Some(now);
+        self.stale_at = Some(now + ACTIVE_TICK);
         let older = |at: Instant, limit| now.saturating_duration_since(at) > limit;
         // A second later than boringtun, whose clock may be behind ours by a little.
         for birth in &mut self.births {
