@@ -7,6 +7,8 @@
 //! The file is TOML and wholly optional. A missing file is an error only where it was named on the
 //! command line; an unknown key is always an error, since a misspelt one would silently do nothing.
 
+mod workers;
+
 use std::fmt;
 use std::io;
 use std::net::Ipv6Addr;
@@ -15,6 +17,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+
+pub use workers::{WorkerCount, WorkerCountError};
 
 /// The file that is read where none is named.
 pub const DEFAULT_CONFIG: &str = "/etc/ginnel/ginnel.toml";
@@ -51,6 +55,8 @@ pub struct Config {
     pub port: u16,
     /// What the names of interfaces start with; a number follows.
     pub interface_prefix: InterfacePrefix,
+    /// How many workers carry a network's packets.
+    pub workers: WorkerCount,
     /// What is logged.
     pub log: LogFilter,
     /// The DHT.
@@ -319,6 +325,7 @@ struct RawConfig {
 struct RawAgent {
     port: u16,
     interface_prefix: Option<InterfacePrefix>,
+    workers: WorkerCount,
     log: LogFilter,
 }
 
@@ -357,6 +364,7 @@ impl From<RawConfig> for Config {
         Self {
             port: raw.agent.port,
             interface_prefix: raw.agent.interface_prefix.unwrap_or_else(prefix),
+            workers: raw.agent.workers,
             log: raw.agent.log,
             dht: DhtConfig { enabled: enabled.unwrap_or(true), bootstrap, port },
             stun_servers: raw.stun.servers.unwrap_or_else(built_in),
@@ -403,6 +411,7 @@ mod tests {
         assert_eq!((config.port, config.dht.port, config.dht.bootstrap), (0, 0, None));
         assert_eq!(config.interface_prefix.as_str(), "ginnel");
         assert_eq!(config.log.as_str(), "info");
+        assert!((1..=4).contains(&config.workers.get()));
         assert!(config.dht.enabled && config.port_mapping);
         assert!(config.lan_discovery && config.relay_offer);
         assert!(config.stun_servers.len() >= 3);
@@ -411,14 +420,14 @@ mod tests {
     #[test]
     fn every_key_of_the_interface_is_read() {
         let config = parse(
-            "[agent]\nport = 41641\ninterface_prefix = \"gn\"\nlog = \"debug,ginnel::mesh=trace\"\n\
+            "[agent]\nport = 41641\ninterface_prefix = \"gn\"\nworkers = 3\nlog = \"debug,ginnel::mesh=trace\"\n\
              [dht]\nenabled = false\nbootstrap = [\"a.example:6881\", \"[::1]:1\"]\nport = 7\n\
              [stun]\nservers = []\n[port_mapping]\nenabled = false\n\
              [lan_discovery]\nenabled = false\n[relay]\noffer = false\n",
         )
         .unwrap();
         assert_eq!((config.port, config.dht.port), (41641, 7));
-        assert_eq!(config.interface_prefix.as_str(), "gn");
+        assert_eq!((config.interface_prefix.as_str(), config.workers.get()), ("gn", 3));
         assert_eq!(config.log.as_str(), "debug,ginnel::mesh=trace");
         let bootstrap = config.dht.bootstrap.unwrap();
         assert_eq!(bootstrap[0].to_string(), "a.example:6881");
@@ -453,6 +462,9 @@ mod tests {
                 "[agent]\ninterface_prefix = \"much-too-long\"\n",
                 "line 2, agent.interface_prefix: an int",
             ),
+            ("[agent]\nworkers = 0\n", "line 2, agent.workers: the number of workers is 1 to 16"),
+            ("[agent]\nworkers = 17\n", "line 2, agent.workers: the number of workers is 1 to 16"),
+            ("[agent]\nworkers = -1\n", "line 2, agent.workers: invalid value"),
             ("[agent]\nlog = \"ginnel=loud\"\n", "line 2, agent.log: not a log filter"),
             ("[agent\n", "line 1"),
         ] {

@@ -82,7 +82,8 @@ async fn configure(
         return Ok(());
     };
     if !network.workers.has_tun() {
-        let options = TunOptions { mtu: wanted.mtu, offload, queues: 1 };
+        let queues = network.udp.queues().len();
+        let options = TunOptions { mtu: wanted.mtu, offload, queues };
         let device = TunDevice::open(&network.interface, options)?;
         network.workers.start_tun(device).context("cannot start the packet threads")?;
     }

@@ -190,16 +190,17 @@ impl Agent {
             anyhow::bail!("an agent has at most {MAX_NETWORKS} networks");
         }
         let interface = self.free_interface();
-        let options = TunOptions { mtu: MTU, offload: self.options.offload, queues: 1 };
+        let queues = self.options.config.workers.get();
+        let options = TunOptions { mtu: MTU, offload: self.options.offload, queues };
         drop(TunDevice::open(&interface, options)?);
         self.place_at(interface, self.wanted_port())
     }
 
     /// A place with this interface and port.
     pub(super) fn place_at(&self, interface: String, port: u16) -> anyhow::Result<Place> {
-        let udp = UdpPort::bind(UdpOptions { port, mark: None })
-            .context("cannot open the tunnels' UDP port")?;
         let config = &self.options.config;
+        let udp = UdpPort::bind(UdpOptions { port, mark: None, queues: config.workers.get() })
+            .context("cannot open the tunnels' UDP port")?;
         let settings = Settings {
             listen_port: udp.port(),
             interface,

@@ -1,50 +1,65 @@
 //! The packet threads of one network.
 //!
-//! Two plain threads, each carrying every packet to completion, with blocking `poll(2)` and no
-//! runtime: one receives from the UDP sockets and writes to the TUN device, one reads the TUN device
-//! and sends. The first runs as long as the network, because control needs no interface; the second
-//! comes and goes with the interface. What they share with `mesh` is a [`ForwardingTable`] snapshot
-//! and the slots in it; what they cannot answer goes up as an [`Upcall`] over the control loop's
-//! bounded channel, never waiting: what finds it full is counted and dropped.
+//! Plain threads carry every packet to completion, with blocking `poll(2)` and no runtime. What they
+//! share with `mesh` is a [`ForwardingTable`] snapshot and the slots in it; what they cannot answer
+//! goes up as an [`Upcall`] over the control loop's bounded channel, never waiting: what finds it
+//! full is counted and dropped.
+//!
+//! # The division
+//!
+//! A *worker* is a pair of threads: [`outward`] reads one queue of the TUN device and sends, [`inward`]
+//! receives from one pair of UDP sockets and writes to that queue. The inward threads run as long as
+//! the network, because control needs no interface; the outward ones come and go with it. One worker
+//! already keeps two cores busy, one with each direction. With more (`agent.workers`), work is divided
+//! by peers, because a peer's sessions are one state: two threads on them would fight for one lock.
+//! The kernel does all of it, by two rules that meet:
+//!
+//! ```text
+//!   peer B ──▶ socket pair 0 ─ inward 0 ──▶ queue 0 ──▶ host      sockets: SO_REUSEPORT picks by the
+//!   peer C ──▶ socket pair 1 ─ inward 1 ──▶ queue 1 ──▶ host      hash of addresses and ports: a peer's
+//!                                                                 path leads to one thread
+//!   peer B ◀────────────────── outward 0 ◀─ queue 0 ◀── host      queues: the device remembers which
+//!   peer C ◀────────────────── outward 1 ◀─ queue 1 ◀── host      queue a flow was last written to, and
+//!                                                                 answers it there
+//! ```
+//!
+//! So a flow is on one thread each way, and never reordered; and a peer's flows are all on one worker,
+//! save those that had no answer yet: the kernel spreads their first packets by their hash. Where two
+//! outward threads have packets for one peer, they take turns from the first packet sealed until it is
+//! sent ([`PeerSlot::order`](crate::forward::PeerSlot::order)), so that its datagrams leave in the
+//! order of their counters: the receiver's window of 1,024 would refuse what a thread that lost its
+//! core sends too late. Handshakes, STUN and path checks may arrive at any worker and go up from
+//! there; the control loop sends by the first pair.
+//!
+//! One peer gets no faster by more workers: that is the price of leaving its sessions whole.
+//! A plain device has one queue, so then one outward thread serves all.
+//!
+//! # Stopping
 //!
 //! A thread that has nothing to do sleeps in `poll` without a time-out; an eventfd wakes it to stop.
 //! No error of one packet ends a thread, only a device or a socket that is gone.
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+mod inward;
+mod outward;
+
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::io::Errno;
+use rustix::event::{EventfdFlags, PollFd, eventfd, poll};
 use tokio::sync::mpsc;
 
-use crate::forward::buffer::Batch;
 use crate::forward::coalesce::Merge;
-use crate::forward::egress::Egress;
-use crate::forward::ingress::{Ingress, Run};
-use crate::forward::{
-    DropCounters, DropReason, ForwardingTable, HandshakeGuard, Shared, Upcall, Upcalls,
-};
+use crate::forward::{DropCounters, ForwardingTable, HandshakeGuard, Upcall, Upcalls};
 use crate::identity::NetworkId;
-use crate::io::clock;
-use crate::io::tun::{MAX_FRAME_LEN, TunDevice, TunQueue};
-use crate::io::udp::{Family, RecvBatch, UdpPort};
+use crate::io::tun::{TunDevice, TunQueue};
+use crate::io::udp::UdpPort;
 
-/// Frames read before what waits to be sent goes out and upcalls go up: a full send of the smallest
-/// datagrams.
-const FRAMES_A_TURN: usize = 64;
-
-/// Receives of one family before the other is looked at.
-const BATCHES_A_TURN: usize = 8;
-
-/// Errors of the device in a row after which it is gone: one or two may be passing.
-const MAX_ERRORS: usize = 16;
-
-/// How long the interface may take to vanish, in milliseconds: the receiving thread gives it up
+/// How long the interface may take to vanish, in milliseconds: the receiving threads give it up
 /// after the batch at hand.
 const VANISH_MS: u64 = 100;
 
@@ -52,11 +67,11 @@ const VANISH_MS: u64 = 100;
 #[derive(Debug)]
 pub struct Workers {
     plane: Arc<Plane>,
-    udp: Option<Worker>,
-    tun: Option<Worker>,
+    inward: Vec<Worker>,
+    outward: Vec<Worker>,
 }
 
-/// What both threads use.
+/// What all threads use.
 #[derive(Debug)]
 struct Plane {
     network: NetworkId,
@@ -71,7 +86,8 @@ struct Plane {
 /// The interface, while it is on.
 #[derive(Debug)]
 struct Device {
-    queue: TunQueue,
+    /// At least one.
+    queues: Vec<TunQueue>,
     /// What it takes; lowered when it refuses.
     merge: Mutex<Merge>,
 }
@@ -84,7 +100,8 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts to receive on `port`; there is no interface yet, and no peer.
+    /// Starts to receive on `port`, a thread for each of its queues; there is no interface yet, and
+    /// no peer.
     ///
     /// # Errors
     /// Where the kernel gives no thread or no descriptor.
@@ -94,6 +111,7 @@ impl Workers {
         guard: Arc<HandshakeGuard>,
         upcalls: mpsc::Sender<(NetworkId, Upcall)>,
     ) -> io::Result<Self> {
+        let queues = port.queues().len();
         let plane = Arc::new(Plane {
             network,
             port,
@@ -103,9 +121,13 @@ impl Workers {
             device: ArcSwapOption::empty(),
             upcalls,
         });
-        let shared = plane.clone();
-        let udp = Worker::start("ginnel-udp", move |stop| shared.run_udp(stop))?;
-        Ok(Self { plane, udp: Some(udp), tun: None })
+        let mut workers = Self { plane, inward: Vec::new(), outward: Vec::new() };
+        for index in 0..queues {
+            let plane = workers.plane.clone();
+            let run = move |stop: &OwnedFd| plane.run_inward(index, stop);
+            workers.inward.push(Worker::start(format!("ginnel-in-{index}"), run)?);
+        }
+        Ok(workers)
     }
 
     /// Packets go by this table from now on.
@@ -125,30 +147,39 @@ impl Workers {
 
     /// Whether there is an interface; not so where it was removed behind our back.
     pub fn has_tun(&self) -> bool {
-        self.tun.as_ref().is_some_and(|worker| !worker.thread.is_finished())
+        !self.outward.is_empty() && self.outward.iter().all(Worker::is_running)
     }
 
     /// Whether datagrams are received.
     pub fn is_running(&self) -> bool {
-        self.udp.as_ref().is_some_and(|worker| !worker.thread.is_finished())
+        !self.inward.is_empty() && self.inward.iter().all(Worker::is_running)
     }
 
-    /// Takes an interface into use, in place of the one before. Of several queues the first.
+    /// Takes an interface into use, in place of the one before, with a thread for each queue.
     ///
     /// # Errors
     /// Where the kernel gives no thread or no descriptor; there is no interface then.
     pub fn start_tun(&mut self, device: TunDevice) -> io::Result<()> {
         self.stop_tun();
-        let udp_offload = device.udp_offload();
-        let queue = device.into_queues().into_iter().next().ok_or(io::ErrorKind::InvalidInput)?;
-        let merge = match (queue.has_vnet_header(), udp_offload) {
+        let merge = match (device.offload(), device.udp_offload()) {
             (true, true) => Merge::TcpAndUdp,
             (true, false) => Merge::Tcp,
             (false, _) => Merge::Plain,
         };
-        let device = Arc::new(Device { queue, merge: Mutex::new(merge) });
-        let (plane, own) = (self.plane.clone(), device.clone());
-        self.tun = Some(Worker::start("ginnel-tun", move |stop| plane.run_tun(&own.queue, stop))?);
+        let queues = device.into_queues();
+        let count = queues.len();
+        let device = Arc::new(Device { queues, merge: Mutex::new(merge) });
+        for index in 0..count {
+            let (plane, device) = (self.plane.clone(), device.clone());
+            let run = move |stop: &OwnedFd| plane.run_outward(&device, index, stop);
+            match Worker::start(format!("ginnel-out-{index}"), run) {
+                Ok(worker) => self.outward.push(worker),
+                Err(error) => {
+                    self.stop_tun();
+                    return Err(error);
+                }
+            }
+        }
         self.plane.device.store(Some(device));
         Ok(())
     }
@@ -156,9 +187,7 @@ impl Workers {
     /// Gives the interface up; it has vanished on return. Control goes on.
     pub fn stop_tun(&mut self) {
         let device = self.plane.device.swap(None);
-        if let Some(worker) = self.tun.take() {
-            worker.stop();
-        }
+        self.outward.drain(..).for_each(Worker::stop);
         let Some(device) = device else { return };
         for _ in 0..VANISH_MS {
             if Arc::strong_count(&device) == 1 {
@@ -168,12 +197,10 @@ impl Workers {
         }
     }
 
-    /// Stops both threads, and with them the interface.
+    /// Stops all threads, and with them the interface.
     pub fn stop(&mut self) {
         self.stop_tun();
-        if let Some(worker) = self.udp.take() {
-            worker.stop();
-        }
+        self.inward.drain(..).for_each(Worker::stop);
     }
 }
 
@@ -184,11 +211,15 @@ impl Drop for Workers {
 }
 
 impl Worker {
-    fn start(name: &str, run: impl FnOnce(&OwnedFd) + Send + 'static) -> io::Result<Self> {
+    fn start(name: String, run: impl FnOnce(&OwnedFd) + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let own = stop.clone();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&own))?;
+        let thread = thread::Builder::new().name(name).spawn(move || run(&own))?;
         Ok(Self { stop, thread })
+    }
+
+    fn is_running(&self) -> bool {
+        !self.thread.is_finished()
     }
 
     fn stop(self) {
@@ -201,146 +232,7 @@ impl Worker {
 }
 
 impl Plane {
-    /// TUN → UDP, until stopped or the device is gone.
-    fn run_tun(&self, queue: &TunQueue, stop: &OwnedFd) {
-        let mut frame = vec![0; MAX_FRAME_LEN];
-        let mut egress = Egress::new(queue.has_vnet_header());
-        let mut upcalls = Upcalls::default();
-        let mut errors = 0;
-        while errors < MAX_ERRORS {
-            let mut fds = [PollFd::new(queue, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            if !wait(&mut fds) || !fds[1].revents().is_empty() {
-                return;
-            }
-            match self.send_frames(queue, &mut frame, &mut egress, &mut upcalls) {
-                Ok(()) => errors = 0,
-                Err(error) => {
-                    errors += 1;
-                    tracing::debug!(network = ?self.network, %error, "cannot read the interface");
-                }
-            }
-            self.pass(&mut upcalls);
-        }
-        tracing::warn!(network = ?self.network, "the interface is gone");
-    }
-
-    /// One turn: what the device has, up to a limit, then what waits in the send buffer.
-    fn send_frames(
-        &self,
-        queue: &TunQueue,
-        frame: &mut [u8],
-        egress: &mut Egress,
-        upcalls: &mut Upcalls,
-    ) -> io::Result<()> {
-        let (table, guard) = (self.table.load(), self.guard.load());
-        let mut shared = Shared { table: &table, guard: &guard, drops: &self.drops, upcalls };
-        let mut send = |batch: Batch<'_>| self.send(&batch);
-        let mut result = Ok(());
-        for _ in 0..FRAMES_A_TURN {
-            match queue.read(frame) {
-                Ok(len) => {
-                    egress.handle_frame(&frame[..len], &mut shared, &mut send, clock::now());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        egress.flush(&mut send);
-        for answer in egress.drain_answers() {
-            if queue.write(&answer).is_err() {
-                self.drops.count(DropReason::InterfaceWrite);
-            }
-        }
-        result
-    }
-
-    fn send(&self, batch: &Batch<'_>) {
-        let stride = u16::try_from(batch.segment_size).ok();
-        let stride = stride.filter(|stride| usize::from(*stride) < batch.bytes.len());
-        if let Err(error) = self.port.send(batch.to, batch.bytes, stride) {
-            tracing::trace!(to = %batch.to, %error, "a batch was not sent");
-            self.drops.count(DropReason::SocketSend);
-        }
-    }
-
-    /// UDP → TUN, until stopped or a socket is broken.
-    fn run_udp(&self, stop: &OwnedFd) {
-        let mut batch = RecvBatch::new();
-        let mut ingress = Ingress::new(Merge::Plain);
-        let mut upcalls = Upcalls::default();
-        let families: Vec<_> = [Family::V4, Family::V6]
-            .into_iter()
-            .filter(|family| self.port.fd(*family).is_some())
-            .collect();
-        loop {
-            let sockets = families.iter().filter_map(|family| self.port.fd(*family));
-            let mut fds: Vec<_> = std::iter::once(stop.as_fd())
-                .chain(sockets)
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-                .collect();
-            if !wait(&mut fds) || !fds[0].revents().is_empty() {
-                return;
-            }
-            for (family, fd) in families.iter().zip(&fds[1..]) {
-                if fd.revents().is_empty() {
-                    continue;
-                }
-                let received = self.receive(*family, &mut batch, &mut ingress, &mut upcalls);
-                self.pass(&mut upcalls);
-                if let Err(error) = received {
-                    tracing::error!(network = ?self.network, %error, "the UDP socket is broken");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// One turn: what the sockets have, up to a limit.
-    fn receive(
-        &self,
-        family: Family,
-        batch: &mut RecvBatch,
-        ingress: &mut Ingress,
-        upcalls: &mut Upcalls,
-    ) -> io::Result<()> {
-        let (table, guard) = (self.table.load(), self.guard.load());
-        let device = self.device.load_full();
-        ingress.set_merge(device.as_ref().map_or(Merge::Plain, |device| *device.merge.lock()));
-        let mut shared = Shared { table: &table, guard: &guard, drops: &self.drops, upcalls };
-        let mut write = |frame: &[IoSlice<'_>]| self.write(device.as_deref(), frame);
-        for _ in 0..BATCHES_A_TURN {
-            if self.port.recv(family, batch)? == 0 {
-                break;
-            }
-            let now = clock::now();
-            for run in batch.received() {
-                let run = Run { from: run.from, bytes: run.bytes, stride: run.stride };
-                ingress.handle_run(run, &mut shared, &mut write, now);
-            }
-            ingress.flush(&mut write);
-            for (to, cookie) in ingress.drain_replies() {
-                // Lost like any datagram: the other side asks again.
-                self.port.send(to, &cookie, None).ok();
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, device: Option<&Device>, frame: &[IoSlice<'_>]) {
-        let Some(device) = device else { return self.drops.count(DropReason::InterfaceWrite) };
-        let Err(error) = device.queue.write_vectored(frame) else { return };
-        self.drops.count(DropReason::InterfaceWrite);
-        // Two slices are one packet; of a kernel that refuses more we ask less from now on.
-        if frame.len() > 2 && Errno::from_io_error(&error) == Some(Errno::INVAL) {
-            let mut merge = device.merge.lock();
-            *merge = merge.lower();
-            tracing::info!(network = ?self.network, now = ?*merge, "the interface takes less");
-        }
-    }
-
+    /// Gives the upcalls of a batch to the control loop.
     fn pass(&self, upcalls: &mut Upcalls) {
         // Anybody can send a STUN message, so these fill half of the queue at most: a flood of them
         // must not keep out what came through a tunnel or passed the guard.
@@ -376,8 +268,9 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel};
+    use crate::forward::{Carries, DropReason, PeerSlot, SlotIndex, Tunnel};
     use crate::identity::WgSecret;
+    use crate::io::clock;
     use crate::io::udp::UdpOptions;
     use crate::wire::control::encode_packet;
 
@@ -392,6 +285,10 @@ mod tests {
 
     impl Side {
         fn new(own: u8, peer: u8, queue: usize) -> Self {
+            Self::with_workers(own, peer, queue, 2)
+        }
+
+        fn with_workers(own: u8, peer: u8, queue: usize, workers: usize) -> Self {
             let (secret, remote) =
                 (WgSecret::from_bytes([own; 32]), WgSecret::from_bytes([peer; 32]).public());
             let now = clock::now();
@@ -399,7 +296,9 @@ mod tests {
             let tunnel = Tunnel::new(&secret, &remote, index).unwrap();
             let slot = PeerSlot::new(index, tunnel, vec![], Carries::ControlOnly, now);
             let slot = Arc::new(slot);
-            let port = Arc::new(UdpPort::bind(UdpOptions::default()).unwrap());
+            let port = Arc::new(
+                UdpPort::bind(UdpOptions { queues: workers, ..UdpOptions::default() }).unwrap(),
+            );
             let guard = Arc::new(HandshakeGuard::new(&[&secret], now));
             let (sender, upcalls) = mpsc::channel(queue);
             let workers = Workers::start(NETWORK, port.clone(), guard, sender).unwrap();
@@ -449,6 +348,28 @@ mod tests {
         let upcall = b.next();
         assert_eq!(upcall, Upcall::Control { slot: SlotIndex(2), bytes: b"hello".to_vec() });
         assert!(b.workers.is_running() && !b.workers.has_tun());
+    }
+
+    #[test]
+    fn whatever_worker_a_sender_reaches_its_messages_go_up() {
+        let mut a = Side::with_workers(1, 2, 64, 4);
+        let mut stun = vec![0; 20];
+        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        let senders: Vec<_> =
+            (0..16).map(|_| UdpPort::bind(UdpOptions::default()).unwrap()).collect();
+        for sender in &senders {
+            sender.send(a.address(), &stun, None).unwrap();
+        }
+        let mut heard: Vec<_> = (0..16)
+            .map(|_| match a.next() {
+                Upcall::Datagram { from, .. } => from.port(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let mut sent: Vec<_> = senders.iter().map(UdpPort::port).collect();
+        heard.sort_unstable();
+        sent.sort_unstable();
+        assert_eq!(heard, sent);
     }
 
     #[test]

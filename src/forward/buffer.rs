@@ -4,14 +4,16 @@
 //! Both work by reserve and commit: a reservation lends room, and what is not committed was never
 //! there. Both are allocated once and belong to one worker thread.
 //!
-//! * [`SendBuffer`]: datagrams of equal length to one address, one after the other, as one
-//!   `sendmsg` with `UDP_SEGMENT` takes them. Only the last may be shorter, so a shorter one closes
-//!   the batch. [`SendBuffer::take`] lends the batch out and empties the buffer.
+//! * [`SendBuffer`]: datagrams of equal length and equal ECN field to one address, one after the
+//!   other, as one `sendmsg` with `UDP_SEGMENT` takes them. Only the last may be shorter, so a shorter
+//!   one closes the batch. [`SendBuffer::take`] lends the batch out and empties the buffer.
 //! * [`Arena`]: opened packets, each where it was decrypted. It lends them to the
 //!   [`Coalescer`](super::coalesce::Coalescer) until the batch is flushed and the arena cleared.
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut, Range};
+
+use super::ecn::Ecn;
 
 /// The most datagrams of one send (`UDP_MAX_SEGMENTS` before Linux 6.9).
 const MAX_DATAGRAMS: usize = 64;
@@ -28,6 +30,8 @@ const ARENA: usize = 256 * 1024;
 pub struct Batch<'a> {
     /// Where they go.
     pub to: SocketAddr,
+    /// What their IP headers say of congestion.
+    pub ecn: Ecn,
     /// The length of each but the last, which may be shorter.
     pub segment_size: usize,
     /// All of them, without gaps.
@@ -40,10 +44,18 @@ pub struct SendBuffer {
     bytes: Box<[u8]>,
     len: usize,
     datagrams: usize,
-    /// Destination and length of the first datagram.
-    shape: Option<(SocketAddr, usize)>,
+    shape: Option<Shape>,
     /// Whether the last datagram was shorter.
     closed: bool,
+}
+
+/// What the datagrams of one send have in common.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    to: SocketAddr,
+    ecn: Ecn,
+    /// The length of the first.
+    len: usize,
 }
 
 impl SendBuffer {
@@ -58,25 +70,28 @@ impl SendBuffer {
         self.len == 0
     }
 
+    /// Whether nothing more fits behind what is there: waiting would be for nothing.
+    pub fn is_complete(&self) -> bool {
+        self.closed || self.datagrams == MAX_DATAGRAMS
+    }
+
     /// Room for one datagram of `len` bytes to `to` behind what is there, or `None` where it does
     /// not fit this batch.
-    pub fn reserve(&mut self, to: SocketAddr, len: usize) -> Option<Reservation<'_>> {
-        let fits = match self.shape {
-            Some((first_to, first_len)) => {
-                !self.closed && to == first_to && len <= first_len && self.datagrams < MAX_DATAGRAMS
-            }
-            None => true,
-        };
+    pub fn reserve(&mut self, to: SocketAddr, ecn: Ecn, len: usize) -> Option<Reservation<'_>> {
+        let fits = self.shape.is_none_or(|first| {
+            let alike = to == first.to && ecn == first.ecn && len <= first.len;
+            !self.closed && alike && self.datagrams < MAX_DATAGRAMS
+        });
         let fits = fits && len > 0 && self.len + len <= self.bytes.len();
-        fits.then_some(Reservation { buffer: self, to, len })
+        fits.then_some(Reservation { buffer: self, shape: Shape { to, ecn, len } })
     }
 
     /// The batch so far; the buffer is empty afterwards.
     pub fn take(&mut self) -> Option<Batch<'_>> {
-        let (to, segment_size) = self.shape.take()?;
+        let Shape { to, ecn, len } = self.shape.take()?;
         let bytes = &self.bytes[..self.len];
         (self.len, self.datagrams, self.closed) = (0, 0, false);
-        Some(Batch { to, segment_size, bytes })
+        Some(Batch { to, ecn, segment_size: len, bytes })
     }
 }
 
@@ -90,18 +105,17 @@ impl Default for SendBuffer {
 #[derive(Debug)]
 pub struct Reservation<'a> {
     buffer: &'a mut SendBuffer,
-    to: SocketAddr,
-    len: usize,
+    shape: Shape,
 }
 
 impl Reservation<'_> {
     /// Makes the room, which the caller filled, part of the batch.
     pub fn commit(self) {
-        let buffer = self.buffer;
-        let (_, first_len) = *buffer.shape.get_or_insert((self.to, self.len));
-        buffer.len += self.len;
+        let (buffer, len) = (self.buffer, self.shape.len);
+        let first = *buffer.shape.get_or_insert(self.shape);
+        buffer.len += len;
         buffer.datagrams += 1;
-        buffer.closed = self.len < first_len;
+        buffer.closed = len < first.len;
     }
 }
 
@@ -109,13 +123,13 @@ impl Deref for Reservation<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.buffer.bytes[self.buffer.len..self.buffer.len + self.len]
+        &self.buffer.bytes[self.buffer.len..self.buffer.len + self.shape.len]
     }
 }
 
 impl DerefMut for Reservation<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer.bytes[self.buffer.len..self.buffer.len + self.len]
+        &mut self.buffer.bytes[self.buffer.len..self.buffer.len + self.shape.len]
     }
 }
 
@@ -175,7 +189,7 @@ mod tests {
     }
 
     fn add(buffer: &mut SendBuffer, port: u16, len: usize) -> bool {
-        let Some(mut room) = buffer.reserve(address(port), len) else { return false };
+        let Some(mut room) = buffer.reserve(address(port), Ecn::Ect0, len) else { return false };
         room.fill(port as u8);
         room.commit();
         true
@@ -185,12 +199,14 @@ mod tests {
     fn equal_datagrams_to_one_address_make_a_batch_and_a_shorter_one_ends_it() {
         let mut buffer = SendBuffer::new();
         assert!(add(&mut buffer, 1, 100) && add(&mut buffer, 1, 100));
+        assert!(!buffer.is_complete());
         assert!(!add(&mut buffer, 2, 100), "another address");
         assert!(!add(&mut buffer, 1, 101), "longer");
-        assert!(add(&mut buffer, 1, 40));
+        assert!(buffer.reserve(address(1), Ecn::Ce, 100).is_none(), "another ECN field");
+        assert!(add(&mut buffer, 1, 40) && buffer.is_complete());
         assert!(!add(&mut buffer, 1, 40), "behind a shorter one");
         let batch = buffer.take().unwrap();
-        assert_eq!((batch.to, batch.segment_size), (address(1), 100));
+        assert_eq!((batch.to, batch.ecn, batch.segment_size), (address(1), Ecn::Ect0, 100));
         assert_eq!(batch.bytes, &[1; 240]);
         assert!(buffer.is_empty() && buffer.take().is_none());
         assert!(add(&mut buffer, 2, 50));
@@ -199,10 +215,10 @@ mod tests {
     #[test]
     fn a_reservation_that_is_not_committed_was_never_there() {
         let mut buffer = SendBuffer::new();
-        buffer.reserve(address(9), 100).unwrap().fill(9);
+        buffer.reserve(address(9), Ecn::NotEct, 100).unwrap().fill(9);
         assert!(buffer.is_empty());
         assert!(add(&mut buffer, 1, 100));
-        buffer.reserve(address(1), 60).unwrap().fill(9);
+        buffer.reserve(address(1), Ecn::Ect0, 60).unwrap().fill(9);
         assert!(add(&mut buffer, 1, 100));
         assert_eq!(buffer.take().unwrap().bytes, &[1; 200]);
     }
@@ -211,6 +227,7 @@ mod tests {
     fn a_batch_keeps_to_what_one_send_takes() {
         let mut buffer = SendBuffer::new();
         assert_eq!((0..100).filter(|_| add(&mut buffer, 1, 32)).count(), MAX_DATAGRAMS);
+        assert!(buffer.is_complete());
         buffer.take();
         assert_eq!((0..100).filter(|_| add(&mut buffer, 1, 1312)).count(), MAX_BATCH / 1312);
         buffer.take();

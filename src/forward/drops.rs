@@ -58,6 +58,9 @@ reasons! {
     ForeignDestination = "foreign-destination",
     /// An inner packet with a multicast, link-local, loopback or unspecified address.
     SpecialAddress = "special-address",
+    /// An inner packet that a router on the way marked for congestion, although its sender does not
+    /// understand marks (RFC 6040).
+    CongestionMark = "congestion-mark",
     /// User data from a peer that may send control only.
     ControlOnly = "control-only",
     /// A packet from our own interface whose source is not ours.
@@ -71,6 +74,8 @@ reasons! {
     TooBig = "too-big",
     /// The interface did not take the packet.
     InterfaceWrite = "interface-write",
+    /// The socket had no room for the datagram.
+    SocketFull = "socket-full",
     /// The socket did not take the datagram.
     SocketSend = "socket-send",
     /// The control loop was behind: a STUN message.
@@ -101,6 +106,11 @@ impl DropCounters {
     /// Counts one packet.
     pub fn count(&self, reason: DropReason) {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts some packets.
+    pub fn count_many(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].fetch_add(packets, Ordering::Relaxed);
     }
 
     /// How many packets were dropped for this reason.

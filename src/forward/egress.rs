@@ -1,9 +1,14 @@
 //! Out: a frame of the TUN device into sealed datagrams.
 //!
-//! One frame is one flow, therefore: one look at its headers, one route, one lock. Each packet is
-//! written and sealed at its place in the send buffer, which goes out when it is full, when the next
-//! datagram does not fit its shape, or when the device has nothing more to read: grouping adds no
-//! latency. The lock is never held while something is sent.
+//! One frame is one flow, therefore: one look at its headers, one route, one lock. A frame is read
+//! into the [`room`](Egress::room) that belongs to the egress and cut there; each packet is sealed
+//! from where it lies to its place in the send buffer, which is the one copy in between. The buffer
+//! goes out when nothing more fits, when the next datagram does not fit its shape, or when the device
+//! has nothing more to read: grouping adds no latency. The tunnel's lock is never held while something
+//! is sent; the slot's [`order`](PeerSlot::order) is, so that no other thread's datagrams to the same
+//! peer, with later counters, go out before.
+//!
+//! The outer header bears the congestion mark of the inner one, see [`ecn`](super::ecn).
 //!
 //! No datagram is longer than the path carries ([`Limit`]): TCP is cut more finely
 //! where that is less than the interface's MTU, and what else is too long takes the slow way
@@ -14,22 +19,25 @@
 
 mod oversize;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use parking_lot::{ArcMutexGuard, RawMutex};
+
 use super::buffer::{Batch, SendBuffer};
+use super::ecn::Ecn;
 use super::outcome::TunnelError;
 use super::packet::{Header, is_special};
-use super::segment::{Segments, VnetHeader};
-use super::slot::{Limit, PeerSlot};
+use super::segment::{MAX_PADDING, Segments, VnetHeader};
+use super::slot::{Limit, PeerSlot, SlotIndex};
+use super::tunnel::SEAL_OVERHEAD;
 use super::{DropReason, Shared, Upcall};
+use oversize::Detour;
 
-/// Room for one packet of a frame.
-const MAX_PACKET: usize = 65_535;
-
-/// Room for what a packet that does not fit a path is cut into: no path is found to carry more than
-/// an Ethernet.
-const MAX_PIECE: usize = 1_500;
+/// The longest frame: a `virtio_net_hdr` and what an IPv4 total length or an IPv6 payload length can
+/// say.
+const MAX_FRAME: usize = VnetHeader::LEN + 40 + 65_535;
 
 /// How many packets of one frame wait for a session: what a peer is kept for in all, so that a
 /// super-packet does not fill the queue of the control loop.
@@ -39,12 +47,25 @@ const MAX_WAITING: usize = 8;
 #[derive(Debug)]
 pub struct Egress {
     vnet: bool,
+    outbox: Outbox,
+    detour: Detour,
+    /// The frame that is being handled, and behind it room for padding.
+    frame: Box<[u8]>,
+}
+
+/// What was sealed for one peer and not sent yet, and that peer's order.
+#[derive(Default)]
+struct Outbox {
     buffer: SendBuffer,
-    packet: Box<[u8]>,
-    /// A part of a packet that is too long.
-    piece: Box<[u8]>,
-    /// Frames for the device, from the slow way.
-    answers: Vec<Vec<u8>>,
+    order: Option<(SlotIndex, ArcMutexGuard<RawMutex, ()>)>,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    slot: &'a PeerSlot,
+    to: SocketAddr,
+    ecn: Ecn,
 }
 
 /// Why a round of sealing ended.
@@ -53,8 +74,8 @@ enum Round {
     Complete,
     /// The next packet does not fit the batch.
     Full,
-    /// There is no session; so many bytes of the first packet are in the scratch space.
-    NoSession(usize),
+    /// There is no session for the packet that was made last.
+    NoSession,
     /// The packet cannot be sealed.
     Refused,
 }
@@ -62,115 +83,172 @@ enum Round {
 impl Egress {
     /// For a queue whose frames begin with a `virtio_net_hdr`, or not.
     pub fn new(vnet: bool) -> Self {
-        let packet = vec![0; MAX_PACKET].into_boxed_slice();
-        let (buffer, piece) = (SendBuffer::new(), vec![0; MAX_PIECE].into_boxed_slice());
-        Self { vnet, buffer, packet, piece, answers: Vec::new() }
+        let frame = vec![0; MAX_FRAME + MAX_PADDING].into_boxed_slice();
+        Self { vnet, outbox: Outbox::default(), detour: Detour::new(vnet), frame }
     }
 
-    /// Takes one frame; batches that are complete go to `send`.
+    /// Where to read the next frame to.
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.frame[..MAX_FRAME]
+    }
+
+    /// Takes the frame in the first `len` bytes of the [`room`](Self::room), and uses it up; batches
+    /// that are complete go to `send`.
     pub fn handle_frame(
         &mut self,
-        frame: &[u8],
+        len: usize,
         shared: &mut Shared<'_>,
         send: &mut dyn FnMut(Batch<'_>),
         now: Instant,
     ) {
-        if let Err(reason) = self.try_frame(frame, shared, send, now) {
+        if let Err(reason) = self.try_frame(len, shared, send, now) {
             shared.drops.count(reason);
         }
     }
 
     /// Sends what waits; to be called when the device has nothing more to read.
     pub fn flush(&mut self, send: &mut dyn FnMut(Batch<'_>)) {
-        if let Some(batch) = self.buffer.take() {
-            send(batch);
-        }
+        self.outbox.send(send);
+    }
+
+    /// Frames for the device that was read: what a router on the way would say.
+    pub fn drain_answers(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        self.detour.drain_answers()
     }
 
     fn try_frame(
         &mut self,
-        frame: &[u8],
+        len: usize,
         shared: &mut Shared<'_>,
         send: &mut dyn FnMut(Batch<'_>),
         now: Instant,
     ) -> Result<(), DropReason> {
-        let (vnet, packet) = if self.vnet {
-            VnetHeader::decode(frame).ok_or(DropReason::MalformedPacket)?
+        let Self { vnet, outbox, detour, frame } = self;
+        let read = frame.get(..len).ok_or(DropReason::MalformedPacket)?;
+        let (vnet, packet) = if *vnet {
+            VnetHeader::decode(read).ok_or(DropReason::MalformedPacket)?
         } else {
-            (VnetHeader::default(), frame)
+            (VnetHeader::default(), read)
         };
         let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
+        let (at, len, ecn) = (len - packet.len(), packet.len(), Ecn::of(packet));
         let table = shared.table;
         check_addresses(&header, shared)?;
-        let mut segments =
-            Segments::split(vnet, packet, header).map_err(|_| DropReason::BadOffload)?;
+        let mut segments = Segments::split(vnet, &mut frame[at..], len, header)
+            .map_err(|_| DropReason::BadOffload)?;
         let route = table.route(header.destination);
         if route.is_none() && !table.local().is_overlay(header.destination) {
             return Err(DropReason::NoRoute);
         }
         let Some((slot, to)) = route.and_then(|slot| Some((slot, slot.endpoint()?))) else {
-            self.hand_up(&mut segments, &header, 0, shared);
+            detour.hand_up(&mut segments, &header, shared);
             return Ok(());
         };
-        if !segments.fit(slot.limit().packet.into()) {
-            return self.send_oversize(&mut segments, (slot, to), shared, send, now);
+        let target = Target { slot, to, ecn };
+        outbox.take_turn(slot, send);
+        let sealed = if segments.fit(slot.limit().packet.into()) {
+            outbox.seal(&mut segments, target, shared, send, now)
+        } else {
+            detour.seal(&mut segments, target, outbox, shared, send, now).map(|()| true)
+        };
+        if sealed == Ok(false) {
+            detour.hand_up(&mut segments, &header, shared);
         }
+        if outbox.buffer.is_empty() || outbox.buffer.is_complete() {
+            outbox.send(send);
+        }
+        sealed.map(drop)
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let turn = self.order.as_ref().map(|(slot, _)| slot);
+        f.debug_struct("Outbox").field("buffer", &self.buffer).field("turn", &turn).finish()
+    }
+}
+
+impl Outbox {
+    /// Waits until no other thread has something for this peer that it did not send yet.
+    fn take_turn(&mut self, slot: &PeerSlot, send: &mut dyn FnMut(Batch<'_>)) {
+        if self.order.as_ref().is_none_or(|(held, _)| *held != slot.index) {
+            // Never two at once: two threads could wait for one another.
+            self.send(send);
+            self.order = Some((slot.index, slot.order.lock_arc()));
+        }
+    }
+
+    /// Seals what is left of a frame; `false` where there is no session for the packet that was made
+    /// last.
+    fn seal(
+        &mut self,
+        segments: &mut Segments<'_>,
+        target: Target<'_>,
+        shared: &mut Shared<'_>,
+        send: &mut dyn FnMut(Batch<'_>),
+        now: Instant,
+    ) -> Result<bool, DropReason> {
         loop {
-            match self.seal_round(&mut segments, slot, to, shared, now) {
-                Round::Complete => return Ok(()),
+            match seal_round(&mut self.buffer, segments, target, shared, now) {
+                Round::Complete => return Ok(true),
                 Round::Full if self.buffer.is_empty() => return Err(DropReason::BadOffload),
-                Round::Full => self.flush(send),
-                Round::NoSession(first) => {
-                    self.hand_up(&mut segments, &header, first, shared);
-                    return Ok(());
-                }
+                Round::Full => self.send_on(send),
+                Round::NoSession => return Ok(false),
                 Round::Refused => return Err(DropReason::BadOffload),
             }
         }
     }
 
-    /// Seals packets into the buffer until the frame or the batch ends; holds the lock meanwhile.
-    fn seal_round(
-        &mut self,
-        segments: &mut Segments<'_>,
-        slot: &PeerSlot,
-        to: SocketAddr,
-        shared: &mut Shared<'_>,
-        now: Instant,
-    ) -> Round {
-        let large = segments.next_len() > Some(Limit::LOWEST.packet.into());
-        let mut tunnel = slot.tunnel.lock();
-        let (mut packets, mut bytes) = (0, 0);
-        let round = loop {
-            let Some(len) = segments.next_len() else { break Round::Complete };
-            let sealed_len = tunnel.sealed_len(len);
-            let Some(mut room) = self.buffer.reserve(to, sealed_len) else { break Round::Full };
-            if segments.write_next(&mut self.packet).is_none() {
-                break Round::Refused;
-            }
-            match tunnel.seal_into(&self.packet[..len], &mut room, now) {
-                Ok(_) => room.commit(),
-                Err(TunnelError::NoSession | TunnelError::CounterLimit) => {
-                    break Round::NoSession(len);
-                }
-                Err(_) => break Round::Refused,
-            }
-            packets += 1;
-            bytes += sealed_len;
-        };
-        let overdue = tunnel.is_overdue(now);
-        drop(tunnel);
-        if packets > 0 {
-            slot.count_sent(packets, bytes, now);
+    /// Sends what waits, and keeps the turn.
+    fn send_on(&mut self, send: &mut dyn FnMut(Batch<'_>)) {
+        if let Some(batch) = self.buffer.take() {
+            send(batch);
         }
-        if large && packets > 0 {
-            slot.note_large(now);
-        }
-        if overdue && slot.may_report_awake(now) {
-            shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
-        }
-        round
     }
+
+    /// Sends what waits, and ends the turn.
+    fn send(&mut self, send: &mut dyn FnMut(Batch<'_>)) {
+        self.send_on(send);
+        self.order = None;
+    }
+}
+
+/// Seals packets into the buffer until the frame or the batch ends; holds the lock meanwhile.
+fn seal_round(
+    buffer: &mut SendBuffer,
+    segments: &mut Segments<'_>,
+    Target { slot, to, ecn }: Target<'_>,
+    shared: &mut Shared<'_>,
+    now: Instant,
+) -> Round {
+    let large = segments.next_len() > Some(Limit::LOWEST.packet.into());
+    let mut tunnel = slot.tunnel.lock();
+    let (mut packets, mut bytes) = (0, 0);
+    let round = loop {
+        let Some(len) = segments.next_len() else { break Round::Complete };
+        let sealed_len = tunnel.sealed_len(len);
+        let Some(mut room) = buffer.reserve(to, ecn, sealed_len) else { break Round::Full };
+        let Some(packet) = segments.next(sealed_len - SEAL_OVERHEAD) else { break Round::Refused };
+        match tunnel.seal_into(packet, &mut room, now) {
+            Ok(_) => room.commit(),
+            Err(TunnelError::NoSession | TunnelError::CounterLimit) => break Round::NoSession,
+            Err(_) => break Round::Refused,
+        }
+        packets += 1;
+        bytes += sealed_len;
+    };
+    let overdue = tunnel.is_overdue(now);
+    drop(tunnel);
+    if packets > 0 {
+        slot.count_sent(packets, bytes, now);
+    }
+    if large && packets > 0 {
+        slot.note_large(now);
+    }
+    if overdue && slot.may_report_awake(now) {
+        shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
+    }
+    round
 }
 
 fn check_addresses(header: &Header, shared: &Shared<'_>) -> Result<(), DropReason> {
@@ -187,13 +265,16 @@ fn check_addresses(header: &Header, shared: &Shared<'_>) -> Result<(), DropReaso
 mod tests {
     use std::time::Duration;
 
+    use parking_lot::Mutex;
+
     use super::super::coalesce::Merge;
     use super::super::fixture::*;
     use super::super::packet::tests::build;
     use super::super::packet::{TCP, UDP};
     use super::super::segment::tests::{split_all, super_packet};
     use super::*;
-    use crate::forward::SlotIndex;
+    use crate::forward::Upcalls;
+    use crate::wire::classify::counter;
 
     #[test]
     fn a_super_packet_crosses_as_equal_datagrams_and_arrives_as_the_same_super_packet() {
@@ -297,7 +378,7 @@ mod tests {
             assert_eq!(a.send(&[single(&build(source, destination, UDP, b"x"))]), []);
             assert_eq!(a.drops.get(reason), before + 1, "{source} to {destination}");
         }
-        for frame in [vec![], vec![0; 9], vec![0; 10], single(&[0x45; 19]), single(&[0x66; 70_000])]
+        for frame in [vec![], vec![0; 9], vec![0; 10], single(&[0x45; 19]), single(&[0x66; 65_535])]
         {
             let before = a.drops.get(DropReason::MalformedPacket);
             assert_eq!(a.send(&[frame]), []);
@@ -305,6 +386,77 @@ mod tests {
         }
         assert_eq!(a.send(&[single(&control(b"forged by a local user"))]), []);
         assert_eq!(a.upcalls(), []);
+    }
+
+    /// A frame whose packets have this ECN field.
+    fn marked(ecn: Ecn, vnet: VnetHeader, packet: &[u8]) -> Vec<u8> {
+        let mut packet = packet.to_vec();
+        ecn.write(&mut packet);
+        [&vnet.encode()[..], &packet].concat()
+    }
+
+    #[test]
+    fn the_outer_field_is_the_inner_one_and_parts_no_burst() {
+        for v4 in [true, false] {
+            for ecn in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
+                let (mut a, mut b) = connected();
+                let (vnet, whole, _) = super_packet(v4, TCP, &[7; 30_000], 1200);
+                let frame = marked(ecn, vnet, &whole);
+                let batches = a.send(std::slice::from_ref(&frame));
+                assert_eq!((batches.len(), &a.sent_ecn[..]), (1, &[ecn][..]));
+                b.outer = ecn;
+                let (_, stride, bytes) = batches[0].clone();
+                assert_eq!(b.receive(at(1), &[(stride, bytes)]), [frame]);
+            }
+        }
+    }
+
+    #[test]
+    fn packets_with_different_fields_go_in_sends_of_their_own_and_in_order() {
+        let (mut a, _) = connected();
+        let packet = build(A.0, B.0, UDP, &[1; 20]);
+        let fields = [Ecn::Ect0, Ecn::Ect0, Ecn::NotEct, Ecn::Ce, Ecn::Ce, Ecn::Ect0];
+        let frames = fields.map(|ecn| marked(ecn, VnetHeader::default(), &packet));
+        let batches = a.send(&frames);
+        let lengths: Vec<_> =
+            batches.iter().map(|(_, stride, bytes)| bytes.len() / stride).collect();
+        assert_eq!(a.sent_ecn, [Ecn::Ect0, Ecn::NotEct, Ecn::Ce, Ecn::Ect0]);
+        assert_eq!(lengths, [2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn threads_that_send_to_one_peer_send_in_the_order_of_the_counters() {
+        const FRAMES: usize = 400;
+        let (a, _) = connected();
+        let counters = Mutex::new(Vec::new());
+        let frames = [build(A.0, B.0, UDP, &[1; 40]), build(A.1, B.1, UDP, &[2; 40])];
+        std::thread::scope(|scope| {
+            for frame in frames {
+                let (a, counters) = (&a, &counters);
+                scope.spawn(move || {
+                    let (mut egress, mut upcalls) = (Egress::new(false), Upcalls::default());
+                    let (table, guard, drops) = (&a.table, &a.guard, &a.drops);
+                    let mut send = |batch: Batch<'_>| {
+                        // Whoever sealed later would now overtake.
+                        std::thread::yield_now();
+                        let sealed = batch.bytes.chunks(batch.segment_size);
+                        counters.lock().extend(sealed.map(|datagram| counter(datagram).unwrap()));
+                    };
+                    for index in 0..FRAMES {
+                        let mut shared = Shared { table, guard, drops, upcalls: &mut upcalls };
+                        egress.room()[..frame.len()].copy_from_slice(&frame);
+                        egress.handle_frame(frame.len(), &mut shared, &mut send, a.now);
+                        if index % 3 == 0 {
+                            egress.flush(&mut send);
+                        }
+                    }
+                    egress.flush(&mut send);
+                });
+            }
+        });
+        let counters = counters.into_inner();
+        assert_eq!(counters.len(), 2 * FRAMES);
+        assert!(counters.is_sorted(), "{counters:?}");
     }
 
     #[test]

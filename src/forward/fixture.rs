@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::coalesce::Merge;
+use super::ecn::Ecn;
 use super::egress::Egress;
 use super::ingress::{Ingress, Run};
 use super::segment::VnetHeader;
@@ -34,6 +35,10 @@ pub(super) struct Device {
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
     pub(super) now: Instant,
+    /// The ECN fields of the batches that were sent.
+    pub(super) sent_ecn: Vec<Ecn>,
+    /// The ECN field that datagrams arrive with.
+    pub(super) outer: Ecn,
 }
 
 impl Device {
@@ -51,6 +56,8 @@ impl Device {
             egress: Egress::new(true),
             ingress: Ingress::new(Merge::TcpAndUdp),
             now,
+            sent_ecn: Vec::new(),
+            outer: Ecn::NotEct,
         }
     }
 
@@ -63,6 +70,7 @@ impl Device {
         let mut batches = Vec::new();
         let mut send = |batch: buffer::Batch<'_>| {
             batches.push((batch.to, batch.segment_size, batch.bytes.to_vec()));
+            self.sent_ecn.push(batch.ecn);
         };
         let mut shared = Shared {
             table: &self.table,
@@ -71,7 +79,8 @@ impl Device {
             upcalls: &mut self.upcalls,
         };
         for frame in frames {
-            self.egress.handle_frame(frame, &mut shared, &mut send, self.now);
+            self.egress.room()[..frame.len()].copy_from_slice(frame);
+            self.egress.handle_frame(frame.len(), &mut shared, &mut send, self.now);
         }
         self.egress.flush(&mut send);
         batches
@@ -90,7 +99,7 @@ impl Device {
             upcalls: &mut self.upcalls,
         };
         for (stride, bytes) in runs {
-            let run = Run { from, bytes, stride: *stride };
+            let run = Run { from, ecn: self.outer, bytes, stride: *stride };
             self.ingress.handle_run(run, &mut shared, &mut write, self.now);
         }
         self.ingress.flush(&mut write);

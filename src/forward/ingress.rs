@@ -9,7 +9,9 @@
 //! * a control message (next-header 253, fe80::1 to fe80::2) goes up to `mesh`, never to the device;
 //! * the source must belong to the peer, the destination must be our own or behind us;
 //! * multicast, link-local, loopback and unspecified addresses are dropped, whatever was granted;
-//! * a peer that may carry control only delivers nothing else.
+//! * a peer that may carry control only delivers nothing else;
+//! * a congestion mark outside is written into the header inside, or drops it, see
+//!   [`ecn`](super::ecn).
 //!
 //! Received data never moves the path that we send on: that it came from elsewhere is a hint.
 
@@ -21,6 +23,7 @@ use parking_lot::MutexGuard;
 
 use super::buffer::Arena;
 use super::coalesce::{Coalescer, Merge};
+use super::ecn::Ecn;
 use super::guard::Verdict;
 use super::outcome::{Opened, TunnelError};
 use super::packet::{Header, is_special};
@@ -39,6 +42,8 @@ const MAX_REPLIES: usize = 64;
 pub struct Run<'a> {
     /// Who sent them, unverified.
     pub from: SocketAddr,
+    /// What their IP headers said of congestion.
+    pub ecn: Ecn,
     /// The datagrams without gaps.
     pub bytes: &'a [u8],
     /// The length of each but the last, which may be shorter.
@@ -110,7 +115,7 @@ impl Ingress {
                 release(&mut held, shared, now);
             }
             let handled = match class {
-                Class::Transport => self.transport(run.from, datagram, &mut held, shared, now),
+                Class::Transport => self.transport(&run, datagram, &mut held, shared, now),
                 Class::Initiation | Class::Response | Class::CookieReply => {
                     self.handshake(run.from, datagram, shared, now)
                 }
@@ -175,7 +180,7 @@ impl Ingress {
 
     fn transport<'a>(
         &mut self,
-        from: SocketAddr,
+        run: &Run<'_>,
         datagram: &[u8],
         held: &mut Option<Held<'a>>,
         shared: &mut Shared<'a>,
@@ -186,15 +191,16 @@ impl Ingress {
         let held = hold(held, index, shared, now)?;
         let (len, inner) = match held.tunnel.open_into(datagram, self.arena.reserve(), now) {
             Ok(Opened::Packet(packet)) => {
-                (packet.len(), Some(judge(packet, held.slot, shared.table.local())))
+                let inner = judge(packet, held.slot, shared.table.local());
+                (packet.len(), Some(inner.and_then(|inner| mark(packet, inner, run.ecn))))
             }
             Ok(Opened::Keepalive) => (0, None),
             Err(error) => return Err(refusal(error)),
         };
         held.packets += 1;
         held.bytes += datagram.len();
-        if held.endpoint != Some(from) && held.slot.may_report_roaming(now) {
-            shared.upcalls.push(Upcall::Roamed { slot: index, from }, shared.drops);
+        if held.endpoint != Some(run.from) && held.slot.may_report_roaming(now) {
+            shared.upcalls.push(Upcall::Roamed { slot: index, from: run.from }, shared.drops);
         }
         match inner.transpose()? {
             Some(Inner::Control) => {
@@ -263,6 +269,18 @@ fn judge(packet: &[u8], slot: &PeerSlot, local: &LocalAddresses) -> Result<Inner
     Ok(Inner::Data(header))
 }
 
+/// Writes the congestion mark that a packet of data arrived with into its own header.
+fn mark(packet: &mut [u8], inner: Inner, outer: Ecn) -> Result<Inner, DropReason> {
+    if matches!(inner, Inner::Data(_)) {
+        let before = Ecn::of(packet);
+        let after = before.decapsulated(outer).ok_or(DropReason::CongestionMark)?;
+        if after != before {
+            after.write(packet);
+        }
+    }
+    Ok(inner)
+}
+
 fn refusal(error: TunnelError) -> DropReason {
     match error {
         TunnelError::NoSession => DropReason::UnknownIndex,
@@ -278,8 +296,10 @@ mod tests {
     use std::time::Duration;
 
     use super::super::fixture::*;
-    use super::super::packet::UDP;
     use super::super::packet::tests::build;
+    use super::super::packet::{TCP, UDP};
+    use super::super::segment::VnetHeader;
+    use super::super::segment::tests::{split_all, super_packet};
     use super::super::tunnel::tests::{secret, shake};
     use super::*;
     use crate::wire::control::MAX_MESSAGE;
@@ -312,6 +332,62 @@ mod tests {
         }
         let honest = build(A.0, B.0, UDP, b"x");
         assert_eq!(bare(&b.receive(at(1), &[a.seal(&honest)])[0]), honest);
+    }
+
+    #[test]
+    fn a_mark_outside_is_written_inside_and_drops_what_does_not_understand_it() {
+        let fields = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce];
+        for (source, destination) in [(A.0, B.0), (A.1, B.1)] {
+            for (inner, outer) in
+                fields.iter().flat_map(|inner| fields.map(|outer| (*inner, outer)))
+            {
+                let (a, mut b) = connected();
+                let mut packet = build(source, destination, UDP, b"x");
+                inner.write(&mut packet);
+                b.outer = outer;
+                let frames = b.receive(at(1), &[a.seal(&packet)]);
+                let Some(expected) = inner.decapsulated(outer) else {
+                    assert_eq!((frames.len(), b.drops.get(DropReason::CongestionMark)), (0, 1));
+                    continue;
+                };
+                expected.write(&mut packet);
+                assert_eq!(bare(&frames[0]), packet, "{inner:?} in {outer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn marked_and_unmarked_packets_of_a_flow_are_not_joined_and_keep_their_order() {
+        for v4 in [true, false] {
+            let (a, mut b) = connected();
+            let (_, _, mut packets) = super_packet(v4, TCP, &[7; 600], 100);
+            packets.iter_mut().for_each(|packet| Ecn::Ect0.write(packet));
+            let sealed: Vec<_> = packets.iter().map(|packet| a.seal(packet)).collect();
+            let mut frames = Vec::new();
+            for (outer, runs) in [(Ecn::Ect0, &sealed[..2]), (Ecn::Ce, &sealed[2..4])] {
+                b.outer = outer;
+                frames.extend(b.receive(at(1), runs));
+            }
+            packets[2..4].iter_mut().for_each(|packet| Ecn::Ce.write(packet));
+            let arrived: Vec<_> = frames
+                .iter()
+                .map(|frame| VnetHeader::decode(frame).unwrap())
+                .flat_map(|(vnet, packet)| split_all(vnet, packet))
+                .collect();
+            assert_eq!((frames.len(), &arrived[..]), (2, &packets[..4]));
+            // Within one batch too.
+            Ecn::Ce.write(&mut packets[5]);
+            b.outer = Ecn::Ect0;
+            assert_eq!(b.receive(at(1), &[a.seal(&packets[4]), a.seal(&packets[5])]).len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_mark_never_stops_control() {
+        let (a, mut b) = connected();
+        b.outer = Ecn::Ce;
+        assert!(b.receive(at(1), &[a.seal(&control(b"hello"))]).is_empty());
+        assert_eq!(b.upcalls(), [Upcall::Control { slot: SlotIndex(2), bytes: b"hello".to_vec() }]);
     }
 
     #[test]
@@ -379,6 +455,63 @@ mod tests {
             b.drops.snapshot(),
             [("unknown-datagram", 1), ("unknown-index", 1), ("not-authentic", 1), ("replayed", 1)]
         );
+    }
+
+    /// `count` sealed packets of a UDP flow, each with its number.
+    fn numbered(a: &Device, count: u32) -> Vec<(usize, Vec<u8>)> {
+        (0..count).map(|i| a.seal(&build(A.0, B.0, UDP, &i.to_be_bytes()))).collect()
+    }
+
+    /// The numbers in what arrived, in order.
+    fn numbers(frames: &[Vec<u8>]) -> Vec<u32> {
+        let packets = frames.iter().map(|frame| VnetHeader::decode(frame).unwrap());
+        let packets = packets.flat_map(|(vnet, packet)| split_all(vnet, packet));
+        packets.map(|packet| u32::from_be_bytes(packet[28..].try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn whatever_comes_again_is_dropped_alone_or_in_runs_and_changes_nothing() {
+        let (a, mut b) = connected();
+        let sealed = numbered(&a, 60);
+        let stride = sealed[0].0;
+        let run: Vec<u8> = sealed[..40].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert_eq!(numbers(&b.receive(at(1), &[(stride, run.clone())])).len(), 40);
+        for again in [(stride, run), sealed[39].clone(), sealed[0].clone()] {
+            let before = b.drops.get(DropReason::Replayed);
+            assert!(b.receive(at(9), std::slice::from_ref(&again)).is_empty());
+            let copies = (again.1.len() / stride) as u64;
+            assert_eq!(b.drops.get(DropReason::Replayed), before + copies);
+        }
+        assert_eq!(b.upcalls(), [], "a replay from elsewhere moves nothing");
+        let mixed = [sealed[41].clone(), sealed[5].clone(), sealed[40].clone()];
+        assert_eq!(numbers(&b.receive(at(1), &mixed)), [41, 40]);
+    }
+
+    #[test]
+    fn what_is_late_arrives_as_it_came_as_long_as_the_window_reaches() {
+        let (a, mut b) = connected();
+        let sealed = numbered(&a, 1_100);
+        let order = [3, 0, 2, 1, 9, 4];
+        let late: Vec<_> = order.iter().map(|at| sealed[*at].clone()).collect();
+        assert_eq!(numbers(&b.receive(at(1), &late)), [3, 0, 2, 1, 9, 4]);
+        b.receive(at(1), &sealed[1_099..]);
+        // The window holds 1,024 counters below the next one.
+        assert_eq!(numbers(&b.receive(at(1), &sealed[76..77])), [76]);
+        assert!(b.receive(at(1), &sealed[75..76]).is_empty());
+        assert!(b.receive(at(1), &sealed[5..6]).is_empty());
+        assert_eq!(b.drops.snapshot(), [("replayed", 2)]);
+    }
+
+    #[test]
+    fn counters_at_the_limit_are_refused_in_a_run_and_spoil_no_window() {
+        let (a, mut b) = connected();
+        let mut sealed = numbered(&a, 4);
+        for (at, counter) in [(0, u64::MAX), (2, u64::MAX - (1 << 13))] {
+            sealed[at].1[8..16].copy_from_slice(&counter.to_le_bytes());
+        }
+        let run = sealed.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert_eq!(numbers(&b.receive(at(1), &[(sealed[0].0, run)])), [1, 3]);
+        assert_eq!(b.drops.snapshot(), [("counter-limit", 2)]);
     }
 
     #[test]

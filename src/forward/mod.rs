@@ -10,6 +10,7 @@
 //! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
 //!   `timing` knows when its timers have something to do.
+//! * [`ecn`]: congestion marks through the tunnel.
 //! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
 //! * [`fragment`]: what becomes of packets that a path does not carry whole.
 //! * [`packet`]: IP headers, checksums, control packets.
@@ -18,6 +19,7 @@
 pub mod buffer;
 pub mod coalesce;
 pub mod drops;
+pub mod ecn;
 pub mod egress;
 #[cfg(test)]
 mod fixture;

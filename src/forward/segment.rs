@@ -4,8 +4,12 @@
 //! byte order, [`VnetHeader`]) before each frame and leaves to us what a network card would do:
 //! complete a partial checksum, and cut a TCP (TSO) or UDP (USO) super-packet into packets of
 //! `gso_size` payload bytes each. [`Segments::split`] looks at a frame once and
-//! [`Segments::write_next`] writes packet after packet to where the caller wants it, which is its
-//! place in the send buffer.
+//! [`Segments::next`] lends packet after packet.
+//!
+//! **No payload byte is copied**: a packet is made where its payload lies in the frame. Its headers are
+//! written before the payload, over the end of the packet before, which was sealed by then; the
+//! padding that sealing wants behind it lies over the start of the next payload, which is kept aside
+//! meanwhile. So a frame is used up by cutting it.
 //!
 //! Each packet gets the super-packet's headers with its own total length, IPv4 identification
 //! (counted up), TCP sequence number or UDP length, and checksums computed anew. FIN and PSH stay on
@@ -18,26 +22,22 @@
 //! Nothing of the header but `gso_type`, `gso_size` and where the checksum goes is believed: `hdr_len`
 //! is wrong for some senders, so header lengths are read from the packet itself.
 
+mod vnet;
+
+use std::ops::Range;
+
 use super::packet::{
     Header, IPV6_HEADER, TCP, UDP, be16, be32, checksum, fold, pseudo_sum, put16, sum,
 };
 
-/// Flag: the checksum at `csum_start + csum_offset` holds only the pseudo-header's sum.
-const NEEDS_CSUM: u8 = 1;
-/// Flag: the checksum was verified.
-const DATA_VALID: u8 = 2;
+pub use vnet::VnetHeader;
+use vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
 
-/// `gso_type` of a frame that is one packet.
-const GSO_NONE: u8 = 0;
-/// `gso_type` of TCP over IPv4.
-const GSO_TCPV4: u8 = 1;
-/// `gso_type` of TCP over IPv6.
-const GSO_TCPV6: u8 = 4;
-/// `gso_type` of UDP datagrams of equal length (USO).
-const GSO_UDP_L4: u8 = 5;
-/// Added to `gso_type` where the flow uses ECN: CWR belongs to the first segment only, which is
-/// what we do for every flow.
-const GSO_ECN: u8 = 0x80;
+/// The most padding behind a packet: one byte less than what sealing pads to.
+pub const MAX_PADDING: usize = 15;
+
+/// The longest headers of a packet that is cut: IPv6 40, TCP 60.
+const MAX_HEADERS: usize = 100;
 
 /// Length of a TCP header without options.
 const TCP_HEADER: usize = 20;
@@ -52,71 +52,6 @@ const PSH: u8 = 0x08;
 const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
 
-/// The `virtio_net_hdr` before a frame.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct VnetHeader {
-    flags: u8,
-    gso_type: u8,
-    hdr_len: u16,
-    gso_size: u16,
-    csum_start: u16,
-    csum_offset: u16,
-}
-
-impl VnetHeader {
-    /// Its length.
-    pub const LEN: usize = 10;
-
-    /// Reads it off the front of a frame; the rest is the packet.
-    pub fn decode(frame: &[u8]) -> Option<(Self, &[u8])> {
-        let (bytes, packet) = frame.split_first_chunk::<{ Self::LEN }>()?;
-        let field = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-        let header = Self {
-            flags: bytes[0],
-            gso_type: bytes[1],
-            hdr_len: field(2),
-            gso_size: field(4),
-            csum_start: field(6),
-            csum_offset: field(8),
-        };
-        Some((header, packet))
-    }
-
-    /// Its bytes.
-    pub fn encode(&self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        (bytes[0], bytes[1]) = (self.flags, self.gso_type);
-        let fields = [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset];
-        for (at, field) in fields.into_iter().enumerate() {
-            bytes[2 + 2 * at..4 + 2 * at].copy_from_slice(&field.to_ne_bytes());
-        }
-        bytes
-    }
-
-    /// For a packet of which the checksums were verified here.
-    pub(super) fn verified() -> Self {
-        Self { flags: DATA_VALID, ..Self::default() }
-    }
-
-    /// For a super-packet of `gso_size` payload bytes a packet, of which the upper checksum holds
-    /// the pseudo-header's sum.
-    pub(super) fn merged(header: &Header, header_len: usize, gso_size: usize) -> Self {
-        let (gso_type, csum_offset) = match (header.protocol, header.source.is_ipv4()) {
-            (TCP, true) => (GSO_TCPV4, 16),
-            (TCP, false) => (GSO_TCPV6, 16),
-            _ => (GSO_UDP_L4, 6),
-        };
-        Self {
-            flags: NEEDS_CSUM,
-            gso_type,
-            hdr_len: header_len as u16,
-            gso_size: gso_size as u16,
-            csum_start: header.transport_at as u16,
-            csum_offset,
-        }
-    }
-}
-
 /// Why a frame cannot be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
@@ -125,16 +60,32 @@ pub enum SegmentError {
     BadOffload,
 }
 
-/// The packets of one frame, written one by one.
+/// The packets of one frame, made one by one.
 #[derive(Debug)]
 pub struct Segments<'a> {
-    packet: &'a [u8],
+    /// The packet, and behind it the room for the last one's padding.
+    frame: &'a mut [u8],
+    /// Length of the packet.
+    len: usize,
     header: Header,
     plan: Plan,
-    /// Payload bytes written so far.
+    /// The super-packet's headers: in the frame, payload may lie where others' headers were.
+    headers: [u8; MAX_HEADERS],
+    /// Payload bytes made into packets so far.
     done: usize,
-    /// Packets written so far.
+    /// Packets made so far.
     index: u16,
+    /// Where the last packet lies.
+    made: Range<usize>,
+    /// What its padding lies over.
+    aside: Aside,
+}
+
+/// Bytes of the frame under a packet's padding.
+#[derive(Debug, Default)]
+struct Aside {
+    bytes: [u8; MAX_PADDING],
+    len: usize,
 }
 
 /// What is to be done with the packet.
@@ -151,8 +102,15 @@ enum Plan {
 }
 
 impl<'a> Segments<'a> {
-    /// Looks at `packet`, of which `header` is what [`Header::parse`] said.
-    pub fn split(vnet: VnetHeader, packet: &'a [u8], header: Header) -> Result<Self, SegmentError> {
+    /// Looks at the packet in the first `len` bytes of `frame`, of which `header` is what
+    /// [`Header::parse`] said. What lies behind is room for padding.
+    pub fn split(
+        vnet: VnetHeader,
+        frame: &'a mut [u8],
+        len: usize,
+        header: Header,
+    ) -> Result<Self, SegmentError> {
+        let packet = frame.get(..len).ok_or(SegmentError::BadOffload)?;
         let plan = match vnet.gso_type & !GSO_ECN {
             GSO_NONE if vnet.flags & NEEDS_CSUM != 0 => completion(vnet, packet, &header)?,
             GSO_NONE => Plan::Whole,
@@ -165,7 +123,12 @@ impl<'a> Segments<'a> {
             GSO_UDP_L4 if header.protocol == UDP => cut(vnet, packet, &header)?,
             _ => return Err(SegmentError::BadOffload),
         };
-        Ok(Self { packet, header, plan, done: 0, index: 0 })
+        let mut headers = [0; MAX_HEADERS];
+        if let Plan::Cut { header_len, .. } = plan {
+            headers[..header_len].copy_from_slice(&packet[..header_len]);
+        }
+        let (made, aside) = (0..0, Aside::default());
+        Ok(Self { frame, len, header, plan, headers, done: 0, index: 0, made, aside })
     }
 
     /// Has TCP cut so finely that no packet is longer than `limit`. Whether none is then.
@@ -175,96 +138,123 @@ impl<'a> Segments<'a> {
         }
         let header_len = match self.plan {
             Plan::Cut { header_len, .. } if self.header.protocol == TCP => Some(header_len),
-            Plan::Whole if self.is_intact() => divisible(self.packet, &self.header),
+            Plan::Whole if self.is_intact() => divisible(self.packet(), &self.header),
             Plan::Complete { start, at }
                 if start == self.header.transport_at && at == start + 16 =>
             {
-                divisible(self.packet, &self.header)
+                divisible(self.packet(), &self.header)
             }
             _ => None,
         };
         let Some(header_len) = header_len.filter(|header_len| *header_len < limit) else {
             return false;
         };
+        if !matches!(self.plan, Plan::Cut { .. }) {
+            self.headers[..header_len].copy_from_slice(&self.frame[..header_len]);
+        }
         self.plan = Plan::Cut { header_len, size: limit - header_len };
         true
     }
 
     /// Whether the upper checksum is right: what was bad before must not be made good.
     fn is_intact(&self) -> bool {
-        let transport = &self.packet[self.header.transport_at..];
+        let transport = &self.packet()[self.header.transport_at..];
         checksum(pseudo_sum(&self.header, transport.len()) + sum(transport)) == 0
     }
 
-    /// The length of the packet that [`write_next`](Self::write_next) would write, `None` after the
-    /// last.
+    fn packet(&self) -> &[u8] {
+        &self.frame[..self.len]
+    }
+
+    /// The length of the packet that [`next`](Self::next) would lend, `None` after the last.
     pub fn next_len(&self) -> Option<usize> {
         match self.plan {
-            Plan::Whole | Plan::Complete { .. } => Some(self.packet.len()),
+            Plan::Whole | Plan::Complete { .. } => Some(self.len),
             Plan::Cut { header_len, size } => {
-                Some(header_len + size.min(self.packet.len() - header_len - self.done))
+                Some(header_len + size.min(self.len - header_len - self.done))
             }
             Plan::Done => None,
         }
     }
 
-    /// Writes the next packet to the start of `out`; its length, or `None` after the last or where
-    /// `out` is too short.
-    pub fn write_next(&mut self, out: &mut [u8]) -> Option<usize> {
+    /// Makes the next packet and lends it with zeros behind it, `padded` bytes in all; `None` after
+    /// the last, and where that is shorter than the packet, more than [`MAX_PADDING`] bytes longer,
+    /// or beyond the room.
+    pub fn next(&mut self, padded: usize) -> Option<&[u8]> {
         let len = self.next_len()?;
-        let out = out.get_mut(..len)?;
+        let start = self.done;
+        let padding = padded.checked_sub(len).filter(|padding| *padding <= MAX_PADDING)?;
+        if start + padded > self.frame.len() {
+            return None;
+        }
+        self.put_back();
         match self.plan {
-            Plan::Whole => {
-                out.copy_from_slice(self.packet);
-                self.plan = Plan::Done;
-            }
+            Plan::Whole | Plan::Done => self.plan = Plan::Done,
             Plan::Complete { start, at } => {
-                out.copy_from_slice(self.packet);
-                let value = checksum(sum(&out[start..]));
-                put16(out, at, udp_zero(self.header.protocol, value));
+                let value = checksum(sum(&self.frame[start..len]));
+                put16(self.frame, at, udp_zero(self.header.protocol, value));
                 self.plan = Plan::Done;
             }
             Plan::Cut { header_len, size } => {
-                let (headers, payload) = self.packet.split_at(header_len);
-                let end = (self.done + size).min(payload.len());
-                out[..header_len].copy_from_slice(headers);
-                out[header_len..].copy_from_slice(&payload[self.done..end]);
-                self.patch(out, end == payload.len());
-                self.done = end;
+                let last = start + len == self.len;
+                let packet = &mut self.frame[start..start + len];
+                packet[..header_len].copy_from_slice(&self.headers[..header_len]);
+                patch(packet, &self.header, start, self.index, last);
+                self.done += size;
                 self.index = self.index.wrapping_add(1);
-                if end == payload.len() {
+                if last {
                     self.plan = Plan::Done;
                 }
             }
-            Plan::Done => return None,
         }
-        Some(len)
+        self.made = start..start + len;
+        self.put_aside(padding);
+        self.frame.get(start..start + padded)
     }
 
-    /// Makes the copied headers those of this packet.
-    fn patch(&self, out: &mut [u8], last: bool) {
-        let at = self.header.transport_at;
-        let transport_len = out.len() - at;
-        patch_ip(out, &self.header, self.index);
-        let checksum_at = if self.header.protocol == TCP {
-            let sequence = be32(self.packet, at + 4).unwrap_or_default();
-            let sequence = sequence.wrapping_add(self.done as u32);
-            out[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
-            if !last {
-                out[at + 13] &= !(FIN | PSH);
-            }
-            if self.index != 0 {
-                out[at + 13] &= !CWR;
-            }
-            at + 16
-        } else {
-            put16(out, at + 4, transport_len as u16);
-            at + 6
-        };
-        put16(out, checksum_at, 0);
-        let value = checksum(pseudo_sum(&self.header, transport_len) + sum(&out[at..]));
-        put16(out, checksum_at, udp_zero(self.header.protocol, value));
+    /// The packet that was made last, without its padding.
+    pub fn made(&self) -> &[u8] {
+        &self.frame[self.made.clone()]
     }
+
+    /// Zeros the padding behind the packet.
+    fn put_aside(&mut self, padding: usize) {
+        let under = &mut self.frame[self.made.end..self.made.end + padding];
+        self.aside.bytes[..padding].copy_from_slice(under);
+        self.aside.len = padding;
+        under.fill(0);
+    }
+
+    fn put_back(&mut self) {
+        let aside = &self.aside.bytes[..self.aside.len];
+        self.frame[self.made.end..self.made.end + aside.len()].copy_from_slice(aside);
+        self.aside.len = 0;
+    }
+}
+
+/// Makes the headers of the super-packet those of `packet`, whose payload begins `offset` bytes
+/// into the super-packet's.
+fn patch(packet: &mut [u8], header: &Header, offset: usize, index: u16, last: bool) {
+    let at = header.transport_at;
+    let transport_len = packet.len() - at;
+    patch_ip(packet, header, index);
+    let checksum_at = if header.protocol == TCP {
+        let sequence = be32(packet, at + 4).unwrap_or_default().wrapping_add(offset as u32);
+        packet[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+        if !last {
+            packet[at + 13] &= !(FIN | PSH);
+        }
+        if index != 0 {
+            packet[at + 13] &= !CWR;
+        }
+        at + 16
+    } else {
+        put16(packet, at + 4, transport_len as u16);
+        at + 6
+    };
+    put16(packet, checksum_at, 0);
+    let value = checksum(pseudo_sum(header, transport_len) + sum(&packet[at..]));
+    put16(packet, checksum_at, udp_zero(header.protocol, value));
 }
 
 /// Sets the lengths of an IP header without options for the packet `out`, and of IPv4 the
@@ -412,15 +402,18 @@ pub(super) mod tests {
 
     pub(in crate::forward) fn split_all(vnet: VnetHeader, packet: &[u8]) -> Vec<Vec<u8>> {
         let header = Header::parse(packet).unwrap();
-        let mut segments = Segments::split(vnet, packet, header).unwrap();
+        let mut frame = packet.to_vec();
+        frame.resize(packet.len() + MAX_PADDING, 0xa5);
+        let mut segments = Segments::split(vnet, &mut frame, packet.len(), header).unwrap();
         let mut packets = Vec::new();
-        let mut out = [0; 65_535];
-        while let Some(expected) = segments.next_len() {
-            let len = segments.write_next(&mut out).unwrap();
-            assert_eq!(len, expected);
-            packets.push(out[..len].to_vec());
+        while let Some(len) = segments.next_len() {
+            let padded = len.next_multiple_of(16);
+            let lent = segments.next(padded).unwrap().to_vec();
+            assert_eq!((lent.len(), &lent[..len]), (padded, segments.made()));
+            assert!(lent[len..].iter().all(|padding| *padding == 0));
+            packets.push(segments.made().to_vec());
         }
-        assert_eq!(segments.write_next(&mut out), None);
+        assert_eq!(segments.next(packet.len()), None);
         packets
     }
 
@@ -471,7 +464,7 @@ pub(super) mod tests {
         let header = Header::parse(&whole).unwrap();
         let refused = |vnet: VnetHeader, packet: &[u8]| {
             let header = Header::parse(packet).unwrap_or(header);
-            Segments::split(vnet, packet, header).is_err()
+            Segments::split(vnet, &mut packet.to_vec(), packet.len(), header).is_err()
         };
         assert!(refused(VnetHeader { gso_size: 0, ..vnet }, &whole));
         for gso_type in [2, 3, GSO_TCPV6, GSO_UDP_L4, 6, 0x7f] {
@@ -497,12 +490,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_too_short_is_not_written() {
-        let (vnet, whole, _) = super_packet(true, TCP, &[1; 300], 100);
+    fn padding_beyond_the_room_or_the_limit_is_refused_and_spoils_nothing() {
+        let (vnet, whole, expected) = super_packet(true, TCP, &[1; 250], 100);
         let header = Header::parse(&whole).unwrap();
-        let mut segments = Segments::split(vnet, &whole, header).unwrap();
-        assert_eq!(segments.write_next(&mut [0; 151]), None);
-        assert_eq!(segments.write_next(&mut [0; 152]), Some(152));
+        let (mut frame, len) = (whole.clone(), whole.len());
+        let mut segments = Segments::split(vnet, &mut frame, len, header).unwrap();
+        assert_eq!(segments.next(151), None, "shorter than the packet");
+        assert_eq!(segments.next(152 + MAX_PADDING + 1), None);
+        for packet in &expected[..2] {
+            assert_eq!(segments.next(152 + MAX_PADDING).unwrap()[..152], packet[..]);
+        }
+        assert_eq!(segments.next(103), None, "no room behind the last");
+        assert_eq!(segments.next(102).unwrap(), expected[2]);
+        assert!(Segments::split(vnet, &mut whole.clone(), len + 1, header).is_err());
     }
 
     #[test]
@@ -517,15 +517,16 @@ pub(super) mod tests {
     /// The packets of a frame on a path that carries `limit` bytes, where they fit.
     fn fitted(vnet: VnetHeader, packet: &[u8], limit: usize) -> Option<Vec<Vec<u8>>> {
         let header = Header::parse(packet).unwrap();
-        let mut segments = Segments::split(vnet, packet, header).unwrap();
+        let (len, mut frame) = (packet.len(), packet.to_vec());
+        let mut segments = Segments::split(vnet, &mut frame, len, header).unwrap();
         if !segments.fit(limit) {
             return None;
         }
-        let mut out = [0; 65_535];
-        Some(
-            std::iter::from_fn(|| segments.write_next(&mut out).map(|len| out[..len].to_vec()))
-                .collect(),
-        )
+        let mut packets = Vec::new();
+        while let Some(len) = segments.next_len() {
+            packets.push(segments.next(len).unwrap().to_vec());
+        }
+        Some(packets)
     }
 
     #[test]

@@ -75,6 +75,9 @@ pub struct PeerSlot {
     pub index: SlotIndex,
     /// Its WireGuard sessions. Held for a frame or a run of datagrams, never across a system call.
     pub tunnel: Arc<Mutex<Tunnel>>,
+    /// Held by a worker from the first packet that it seals until it has sent what it sealed, so that
+    /// datagrams leave in the order of their counters. Always taken before the tunnel.
+    pub order: Arc<Mutex<()>>,
     /// Where its datagrams go; only `mesh` writes.
     pub endpoint: ArcSwapOption<SocketAddr>,
     /// Inner sources that belong to this peer: exact addresses (/32, /128) and granted routes.
@@ -102,6 +105,7 @@ impl PeerSlot {
         Self {
             index,
             tunnel: Arc::new(Mutex::new(tunnel)),
+            order: Arc::default(),
             endpoint: ArcSwapOption::empty(),
             allowed,
             carries,
@@ -120,6 +124,7 @@ impl PeerSlot {
         Self {
             index: before.index,
             tunnel: before.tunnel.clone(),
+            order: before.order.clone(),
             endpoint: ArcSwapOption::new(before.endpoint.load_full()),
             allowed,
             carries,

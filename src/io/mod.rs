@@ -8,7 +8,7 @@
 //! | file | touches |
 //! |---|---|
 //! | [`tun`] | the TUN device: whole vnet frames where the kernel offloads, packets where not |
-//! | [`udp`] | the socket pair of a network: GSO, GRO, `recvmmsg` |
+//! | [`udp`] | the sockets of a network: GSO, GRO, ECN, `recvmmsg` |
 //! | [`netlink`] | links, addresses, routes, and the news about them |
 //! | [`portmap`] | UPnP IGD, PCP and NAT-PMP |
 //! | [`dht`] | the BitTorrent Mainline DHT |

@@ -3,8 +3,11 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ginnel::forward::coalesce::{Coalescer, Merge};
+use ginnel::forward::packet::Header;
+use ginnel::forward::segment::{Segments, VnetHeader};
 use ginnel::io::tun::{MAX_FRAME_LEN, TunDevice, TunError, TunOptions, TunQueue, VNET_HDR_LEN};
-use ginnel::io::udp::{UdpOptions, UdpPort};
+use ginnel::io::udp::{Family, RecvBatch, UdpOptions, UdpPort};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::namespace::{drop_net_admin, isolated, sh};
@@ -12,15 +15,20 @@ use crate::namespace::{drop_net_admin, isolated, sh};
 const PLAIN: TunOptions = TunOptions { mtu: 1_280, offload: false, queues: 1 };
 const OFFLOAD: TunOptions = TunOptions { mtu: 1_280, offload: true, queues: 1 };
 
+/// Waits for a frame and reads it.
+fn read_next(queue: &TunQueue, buffer: &mut [u8]) -> usize {
+    let mut poll = [PollFd::from_borrowed_fd(queue.as_fd(), PollFlags::IN)];
+    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut poll, Some(&limit)), Ok(1), "no packet came");
+    queue.read(buffer).unwrap()
+}
+
 /// Reads until a UDP packet to port 7 comes; the kernel also sends its own.
 fn read_echo_packet(queue: &TunQueue) -> Vec<u8> {
     let mut buffer = vec![0; MAX_FRAME_LEN];
     let header = if queue.has_vnet_header() { VNET_HDR_LEN } else { 0 };
     loop {
-        let mut poll = [PollFd::from_borrowed_fd(queue.as_fd(), PollFlags::IN)];
-        let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
-        assert_eq!(rustix::event::poll(&mut poll, Some(&limit)), Ok(1), "no packet came");
-        let len = queue.read(&mut buffer).unwrap();
+        let len = read_next(queue, &mut buffer);
         let packet = &buffer[header..len];
         if packet[0] >> 4 == 4 && packet[9] == 17 && packet[22..24] == [0, 7] {
             return packet.to_vec();
@@ -94,6 +102,106 @@ fn one_read_gives_many_segments_where_offload_is_taken() {
         let port = UdpPort::bind(UdpOptions::default()).unwrap();
         port.send("10.9.0.2:7".parse().unwrap(), &[3; 10_000], Some(1_000)).unwrap();
         assert_eq!(read_echo_packet(&device.queues()[0]).len(), 28 + 10_000);
+    });
+}
+
+/// Swaps the addresses and ports of a UDP packet: what was for others is for its sender. No
+/// checksum changes.
+fn turn_around(packet: &mut [u8]) {
+    let (addresses, len, ports) = if packet[0] >> 4 == 4 { (12, 4, 20) } else { (8, 16, 40) };
+    packet[addresses..addresses + 2 * len].rotate_left(len);
+    packet[ports..ports + 4].rotate_left(2);
+}
+
+/// Cuts a frame and joins the packets again; the frames to write.
+fn cut_and_join(vnet: VnetHeader, packet: &[u8]) -> (usize, Vec<Vec<u8>>) {
+    let header = Header::parse(packet).unwrap();
+    let mut frame = packet.to_vec();
+    let mut segments = Segments::split(vnet, &mut frame, packet.len(), header).unwrap();
+    let (mut arena, mut places) = (Vec::new(), Vec::new());
+    while let Some(len) = segments.next_len() {
+        places.push(arena.len()..arena.len() + len);
+        arena.extend_from_slice(segments.next(len).unwrap());
+    }
+    let mut coalescer = Coalescer::new(Merge::TcpAndUdp);
+    for at in &places {
+        coalescer.push(&arena, at.clone(), Header::parse(&arena[at.clone()]).unwrap());
+    }
+    let mut frames = Vec::new();
+    coalescer.flush(&arena, &mut |pieces| {
+        frames.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
+    });
+    (places.len(), frames)
+}
+
+#[test]
+fn what_was_cut_and_joined_the_kernel_takes_for_what_was_sent() {
+    isolated(|| {
+        let device = TunDevice::open("gin0", OFFLOAD).unwrap();
+        sh("ip addr add 10.9.0.1/24 dev gin0; ip link set gin0 up; \
+            ip addr add fd09::1/64 dev gin0 nodad");
+        let queue = &device.queues()[0];
+        let mut buffer = vec![0; MAX_FRAME_LEN];
+        for (to, family) in [("10.9.0.2:7", Family::V4), ("[fd09::2]:7", Family::V6)] {
+            let port = UdpPort::bind(UdpOptions::default()).unwrap();
+            let sent: Vec<u8> = (0..9_500u32).map(|i| (i % 251) as u8).collect();
+            port.send(to.parse().unwrap(), &sent, Some(1_000)).unwrap();
+            let own = port.port().to_be_bytes();
+            let frame = loop {
+                let len = read_next(queue, &mut buffer);
+                let (_, packet) = VnetHeader::decode(&buffer[..len]).unwrap();
+                let at = if packet[0] >> 4 == 4 { 20 } else { 40 };
+                if packet.get(at..at + 2) == Some(&own) {
+                    break buffer[..len].to_vec();
+                }
+            };
+            let (vnet, packet) = VnetHeader::decode(&frame).unwrap();
+            let mut packet = packet.to_vec();
+            turn_around(&mut packet);
+            let (packets, frames) = cut_and_join(vnet, &packet);
+            assert_eq!((packets, frames.len()), (10, 1), "{to}");
+            queue.write(&frames[0]).unwrap();
+            assert_eq!(received(&port, family, sent.len()), sent, "{to}");
+        }
+    });
+}
+
+/// What arrives, until so many bytes came.
+fn received(port: &UdpPort, family: Family, bytes: usize) -> Vec<u8> {
+    let (queue, mut batch, mut all) = (&port.queues()[0], RecvBatch::new(), Vec::new());
+    while all.len() < bytes {
+        let mut poll = [PollFd::from_borrowed_fd(queue.fd(family).unwrap(), PollFlags::IN)];
+        let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut poll, Some(&limit)), Ok(1), "{} came", all.len());
+        queue.recv(family, &mut batch).unwrap();
+        batch.received().for_each(|run| all.extend_from_slice(run.bytes));
+    }
+    all
+}
+
+#[test]
+fn a_flow_is_answered_on_the_queue_that_it_was_written_to() {
+    isolated(|| {
+        let device = TunDevice::open("gin0", TunOptions { queues: 4, ..OFFLOAD }).unwrap();
+        sh("ip addr add 10.9.0.1/24 dev gin0; ip link set gin0 up");
+        for queue in device.queues().iter().cycle().take(12) {
+            let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let packet = reply(socket.local_addr().unwrap().port(), b"in");
+            queue.write(&[&[0; VNET_HDR_LEN][..], &packet].concat()).unwrap();
+            let mut buffer = [0; 100];
+            assert_eq!(socket.recv(&mut buffer).unwrap(), 2);
+            socket.send_to(b"back", "10.9.0.2:7").unwrap();
+            assert!(read_echo_packet(queue).ends_with(b"back"));
+        }
+    });
+}
+
+#[test]
+fn the_plain_device_has_one_queue_whatever_was_asked_for() {
+    isolated(|| {
+        let device = TunDevice::open("gin0", TunOptions { queues: 4, ..PLAIN }).unwrap();
+        assert_eq!(device.queues().len(), 1);
     });
 }
 

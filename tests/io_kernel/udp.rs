@@ -11,11 +11,11 @@ fn collect(port: &UdpPort, family: Family, bytes: usize) -> (Vec<usize>, SocketA
     let mut lengths = Vec::new();
     let mut sender = None;
     while lengths.iter().sum::<usize>() < bytes {
-        let fd = port.fd(family).unwrap();
+        let fd = port.queues()[0].fd(family).unwrap();
         let mut poll = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
         let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
         assert_eq!(rustix::event::poll(&mut poll, Some(&limit)), Ok(1), "only {lengths:?} came");
-        port.recv(family, &mut batch).unwrap();
+        port.queues()[0].recv(family, &mut batch).unwrap();
         for mut received in batch.received() {
             sender = Some(received.from);
             lengths.extend(received.datagrams().map(|datagram| datagram.len()));
@@ -37,14 +37,14 @@ fn runs_cross_a_link_in_both_families() {
         let neighbour = neighbours();
         let there =
             neighbour.spawn(|| UdpPort::bind(UdpOptions::default()).unwrap()).join().unwrap();
-        let here = UdpPort::bind(UdpOptions { mark: Some(0x67), port: 0 }).unwrap();
+        let here = UdpPort::bind(UdpOptions { mark: Some(0x67), ..UdpOptions::default() }).unwrap();
         for (family, host) in [(Family::V4, "192.168.5.2"), (Family::V6, "fd05::2")] {
             let to = SocketAddr::new(host.parse().unwrap(), there.port());
             here.send(to, &[5; 70_000], Some(1_312)).unwrap();
             let (lengths, from) = collect(&there, family, 70_000);
             assert_eq!(lengths.len(), 70_000_usize.div_ceil(1_312));
             assert_eq!(from.port(), here.port());
-            assert!(here.gso(family));
+            assert!(here.queues()[0].gso(family));
         }
     });
 }
@@ -63,7 +63,7 @@ fn datagrams_above_the_mtu_of_a_link_arrive_in_fragments_and_leave_gso_on() {
         assert_eq!(collect(&there, Family::V4, 4_500).0, [1_400, 1_400, 1_400, 300]);
         here.send(to, &[5; 1_400], None).unwrap();
         assert_eq!(collect(&there, Family::V4, 1_400).0, [1_400]);
-        assert!(here.gso(Family::V4));
+        assert!(here.queues()[0].gso(Family::V4));
     });
 }
 
@@ -109,12 +109,12 @@ fn what_the_network_refuses_is_an_error_of_one_datagram() {
         for _ in 0..5 {
             here.send("192.168.5.2:9".parse().unwrap(), b"x", None).unwrap();
         }
-        assert_eq!(here.recv(Family::V4, &mut RecvBatch::new()).unwrap(), 0);
+        assert_eq!(here.queues()[0].recv(Family::V4, &mut RecvBatch::new()).unwrap(), 0);
         for (family, host) in [(Family::V4, "192.168.5.2"), (Family::V6, "fd05::2")] {
             let to = SocketAddr::new(host.parse().unwrap(), there.port());
             here.send(to, &[1; 3_000], Some(1_000)).unwrap();
             assert_eq!(collect(&there, family, 3_000).0, [1_000; 3]);
-            assert!(here.gso(family));
+            assert!(here.queues()[0].gso(family));
         }
     });
 }

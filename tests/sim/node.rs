@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ginnel::api::{NetworkStatus, Request, Response};
 use ginnel::forward::coalesce::Merge;
+use ginnel::forward::ecn::Ecn;
 use ginnel::forward::egress::Egress;
 use ginnel::forward::ingress::{Ingress, Run};
 use ginnel::forward::{DropCounters, ForwardingTable, HandshakeGuard, Shared, Upcalls};
@@ -156,7 +157,7 @@ impl Node {
                 received.push(frame.iter().flat_map(|piece| piece.iter().copied()).collect())
             });
         };
-        let run = Run { from, bytes, stride: bytes.len().max(1) };
+        let run = Run { from, ecn: Ecn::NotEct, bytes, stride: bytes.len().max(1) };
         self.ingress.handle_run(run, &mut shared, &mut write, now);
         self.ingress.flush(&mut write);
         let replies =
@@ -187,7 +188,8 @@ impl Node {
                 effects.push(Effect::Send(batch.to, datagram.to_vec()));
             }
         };
-        self.egress.handle_frame(packet, &mut shared, &mut send, now);
+        self.egress.room()[..packet.len()].copy_from_slice(packet);
+        self.egress.handle_frame(packet.len(), &mut shared, &mut send, now);
         self.egress.flush(&mut send);
         self.go_up(now);
         effects

@@ -5,67 +5,82 @@
 //! less is answered, and dropped; what may be fragmented is. IPv6 packets up to 1,280 bytes always
 //! are, since no host can be told less. Packets that wait for a session are made to fit any path.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::super::buffer::{Batch, SendBuffer};
+use super::super::buffer::Batch;
 use super::super::fragment::{Fragments, too_big, wants_answer};
 use super::super::outcome::TunnelError;
 use super::super::packet::Header;
 use super::super::segment::{Segments, VnetHeader};
-use super::super::slot::{Limit, PeerSlot};
+use super::super::slot::Limit;
 use super::super::{DropReason, Shared, Upcall};
-use super::{Egress, MAX_WAITING};
+use super::{MAX_WAITING, Outbox, Target};
 
 /// The most answers of one turn; a host that needs another sends another packet.
 const MAX_ANSWERS: usize = 16;
 
-impl Egress {
-    /// Frames for the device that was read: what a router on the way would say.
-    pub fn drain_answers(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
+/// Room for what a packet that does not fit a path is cut into: no path is found to carry more than
+/// an Ethernet.
+const MAX_PIECE: usize = 1_500;
+
+/// The slow way.
+#[derive(Debug)]
+pub(super) struct Detour {
+    vnet: bool,
+    /// A part of a packet that is too long.
+    piece: Box<[u8]>,
+    /// Frames for the device.
+    answers: Vec<Vec<u8>>,
+}
+
+impl Detour {
+    /// For a queue whose frames begin with a `virtio_net_hdr`, or not.
+    pub(super) fn new(vnet: bool) -> Self {
+        Self { vnet, piece: vec![0; MAX_PIECE].into_boxed_slice(), answers: Vec::new() }
+    }
+
+    /// What a router on the way would say.
+    pub(super) fn drain_answers(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
         self.answers.drain(..)
     }
 
-    /// Takes a frame that does not fit the path of `slot`, packet by packet.
-    pub(super) fn send_oversize(
+    /// Takes a frame that does not fit the path, packet by packet.
+    pub(super) fn seal(
         &mut self,
         segments: &mut Segments<'_>,
-        (slot, to): (&PeerSlot, SocketAddr),
+        target: Target<'_>,
+        outbox: &mut Outbox,
         shared: &mut Shared<'_>,
         send: &mut dyn FnMut(Batch<'_>),
         now: Instant,
     ) -> Result<(), DropReason> {
-        let limit = slot.limit();
-        while let Some(len) = segments.write_next(&mut self.packet) {
-            let packet = &self.packet[..len];
-            if len > limit.packet.into() && limit.settled && wants_answer(packet) {
+        let (slot, limit) = (target.slot, target.slot.limit());
+        while let Some(packet) = segments.next_len().and_then(|len| segments.next(len)) {
+            if packet.len() > limit.packet.into() && limit.settled && wants_answer(packet) {
                 shared.drops.count(DropReason::TooBig);
                 if self.answers.len() < MAX_ANSWERS && slot.may_answer_too_big(now) {
                     self.answers.extend(answer(packet, limit.packet, self.vnet));
                 }
                 continue;
             }
-            let mut seal =
-                |piece: &[u8]| seal_piece(&mut self.buffer, piece, (slot, to), shared, send, now);
+            let mut seal = |piece: &[u8]| seal_piece(outbox, piece, target, shared, send, now);
             each_piece(packet, limit.packet.into(), &mut self.piece, &mut seal)?;
         }
         Ok(())
     }
 
-    /// Gives the packets that are left of a frame to `mesh`; `first` bytes of one are in the scratch
-    /// space already.
+    /// Gives the first packets of what is left of a frame to `mesh`, with the one that was made last.
     pub(super) fn hand_up(
         &mut self,
         segments: &mut Segments<'_>,
         header: &Header,
-        first: usize,
         shared: &mut Shared<'_>,
     ) {
+        let lowest = usize::from(Limit::LOWEST.packet);
         // Whether they fit is seen to below, packet by packet.
-        let _ = segments.fit(Limit::LOWEST.packet.into());
-        let mut len = if first > 0 { Some(first) } else { segments.write_next(&mut self.packet) };
+        let _ = segments.fit(lowest);
         let mut room = MAX_WAITING;
-        while let Some(packet) = len.map(|len| &self.packet[..len]).filter(|_| room > 0) {
+        loop {
             let mut push = |piece: &[u8]| {
                 if room > 0 {
                     room -= 1;
@@ -73,11 +88,15 @@ impl Egress {
                 }
                 Ok(())
             };
-            if each_piece(packet, Limit::LOWEST.packet.into(), &mut self.piece, &mut push).is_err()
+            let packet = segments.made();
+            if !packet.is_empty() && each_piece(packet, lowest, &mut self.piece, &mut push).is_err()
             {
                 shared.drops.count(DropReason::TooBig);
             }
-            len = segments.write_next(&mut self.packet);
+            let next = segments.next_len().filter(|_| room > 0);
+            if next.and_then(|len| segments.next(len)).is_none() {
+                return;
+            }
         }
     }
 }
@@ -93,11 +112,12 @@ fn each_piece(
         return emit(packet);
     }
     let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
-    let segments = Segments::split(VnetHeader::default(), packet, header);
+    let (len, mut copy) = (packet.len(), packet.to_vec());
+    let segments = Segments::split(VnetHeader::default(), &mut copy, len, header);
     let mut segments = segments.map_err(|_| DropReason::BadOffload)?;
     if segments.fit(limit) {
-        while let Some(len) = segments.write_next(scratch) {
-            emit(&scratch[..len])?;
+        while let Some(piece) = segments.next_len().and_then(|len| segments.next(len)) {
+            emit(piece)?;
         }
         return Ok(());
     }
@@ -110,25 +130,20 @@ fn each_piece(
 
 /// Seals one packet that fits.
 fn seal_piece(
-    buffer: &mut SendBuffer,
+    outbox: &mut Outbox,
     piece: &[u8],
-    (slot, to): (&PeerSlot, SocketAddr),
+    Target { slot, to, ecn }: Target<'_>,
     shared: &mut Shared<'_>,
     send: &mut dyn FnMut(Batch<'_>),
     now: Instant,
 ) -> Result<(), DropReason> {
-    let mut tunnel = slot.tunnel.lock();
-    let sealed_len = tunnel.sealed_len(piece.len());
-    if buffer.reserve(to, sealed_len).is_none() {
-        drop(tunnel);
-        if let Some(batch) = buffer.take() {
-            send(batch);
-        }
-        tunnel = slot.tunnel.lock();
+    let sealed_len = slot.tunnel.lock().sealed_len(piece.len());
+    if outbox.buffer.reserve(to, ecn, sealed_len).is_none() {
+        outbox.send_on(send);
     }
-    let mut room = buffer.reserve(to, sealed_len).ok_or(DropReason::BadOffload)?;
-    let sealed = tunnel.seal_into(piece, &mut room, now);
-    drop(tunnel);
+    let room = outbox.buffer.reserve(to, ecn, sealed_len);
+    let mut room = room.ok_or(DropReason::BadOffload)?;
+    let sealed = slot.tunnel.lock().seal_into(piece, &mut room, now);
     match sealed {
         Ok(_) => {
             room.commit();

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use quinn_udp::RecvMeta;
 
 use super::normalize;
+use crate::forward::ecn::Ecn;
 
 /// How many messages one `recvmmsg` takes. Each may hold 64 datagrams by GRO; without GRO, 8
 /// share the cost of the system call well enough, and the buffers stay at 512 KiB.
@@ -14,7 +15,7 @@ const BATCH: usize = 8;
 /// Room for one message: the largest that GRO merges.
 const MESSAGE_SIZE: usize = 65_536;
 
-/// Room for what one [`UdpPort::recv`](super::UdpPort::recv) brings; allocated once, used by one thread.
+/// Room for what one [`UdpQueue::recv`](super::UdpQueue::recv) brings; allocated once, used by one thread.
 pub struct RecvBatch {
     storage: Vec<u8>,
     meta: [RecvMeta; BATCH],
@@ -26,6 +27,8 @@ pub struct RecvBatch {
 pub struct Received<'a> {
     /// Who sent them; never a v4-mapped IPv6 address.
     pub from: SocketAddr,
+    /// What their IP headers say of congestion.
+    pub ecn: Ecn,
     /// The datagrams, one after the other, without gaps.
     pub bytes: &'a mut [u8],
     /// The length of each but the last, which may be shorter; never 0.
@@ -73,7 +76,8 @@ impl RecvBatch {
         messages.take(self.filled).filter(|(_, meta)| meta.len > 0).map(|(chunk, meta)| {
             let bytes = &mut chunk[..meta.len.min(MESSAGE_SIZE)];
             let stride = meta.stride.clamp(1, bytes.len());
-            Received { from: normalize(meta.addr), bytes, stride }
+            let ecn = Ecn::from_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
+            Received { from: normalize(meta.addr), ecn, bytes, stride }
         })
     }
 }

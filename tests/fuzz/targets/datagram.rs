@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use blake2::digest::{Mac, consts::U16};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use ginnel::forward::coalesce::Merge;
+use ginnel::forward::ecn::Ecn;
 use ginnel::forward::ingress::{Ingress, Run};
 use ginnel::forward::packet::{Header, is_special};
 use ginnel::forward::segment::VnetHeader;
@@ -142,7 +143,7 @@ impl World {
 
     /// Receives one run; the frames that come of it.
     fn receive(&mut self, bytes: &[u8], stride: usize) -> Vec<Vec<u8>> {
-        let run = Run { from: from(3), bytes, stride };
+        let run = Run { from: from(3), ecn: Ecn::NotEct, bytes, stride };
         let mut frames = Vec::new();
         let mut write = |slices: &[IoSlice<'_>]| {
             frames.push(slices.iter().flat_map(|slice| slice.iter().copied()).collect());

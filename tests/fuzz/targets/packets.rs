@@ -6,7 +6,7 @@ use ginnel::forward::LocalAddresses;
 use ginnel::forward::packet::{
     Header, IPV4_HEADER, IPV6_HEADER, TCP, UDP, checksum, is_special, pseudo_sum, sum,
 };
-use ginnel::forward::segment::{Segments, VnetHeader};
+use ginnel::forward::segment::{MAX_PADDING, Segments, VnetHeader};
 use ginnel::wire::control::{MAX_PACKET, decode_packet};
 
 use super::{Source, said};
@@ -149,19 +149,21 @@ pub fn segment(data: &[u8]) {
     let packet = if sized_right { sized(packet) } else { packet.to_vec() };
     let Some(header) = Header::parse(&packet) else { return };
     let expected = naive_cut(&vnet.encode(), &packet, &header);
-    let Ok(mut segments) = Segments::split(vnet, &packet, header) else {
+    let (len, mut frame) = (packet.len(), packet.clone());
+    frame.resize(len + MAX_PADDING, 0xa5);
+    let Ok(mut segments) = Segments::split(vnet, &mut frame, len, header) else {
         assert_eq!(expected, None, "refused for no reason");
         return;
     };
     let expected = expected.expect("what cannot be cut is refused");
-    let mut out = vec![0; packet.len()];
-    for wanted in &expected {
+    for (padding, wanted) in (0..=MAX_PADDING).cycle().zip(&expected) {
         assert_eq!(segments.next_len(), Some(wanted.len()));
-        assert_eq!(segments.write_next(&mut out[..wanted.len() - 1]), None, "no room");
-        assert_eq!(segments.write_next(&mut out), Some(wanted.len()));
-        assert_eq!(&out[..wanted.len()], wanted);
+        assert_eq!(segments.next(wanted.len() - 1), None, "shorter than the packet");
+        let lent = segments.next(wanted.len() + padding).expect("the next packet");
+        let (packet, zeros) = lent.split_at(wanted.len());
+        assert_eq!((packet, zeros), (&wanted[..], &[0; MAX_PADDING][..padding]));
     }
-    assert_eq!((segments.next_len(), segments.write_next(&mut out)), (None, None));
+    assert_eq!((segments.next_len(), segments.next(len)), (None, None));
 }
 
 /// What virtio 1.2, section 5.1.6 says of a frame: the packets, or `None` where the header does not
