@@ -17,6 +17,7 @@ use ginnel::forward::buffer::Batch;
 use ginnel::forward::coalesce::Merge;
 use ginnel::forward::egress::Egress;
 use ginnel::forward::ingress::{Ingress, Run};
+use ginnel::forward::slot::Limit;
 use ginnel::forward::{
     Carries, DropCounters, ForwardingTable, HandshakeGuard, LocalAddresses, PeerSlot, Shared,
     SlotIndex, Tunnel, Upcalls,
@@ -83,6 +84,7 @@ impl End {
         let allowed = vec![(address(true, peer), 32), (address(false, peer), 128)];
         let slot = PeerSlot::new(index, tunnel, allowed, Carries::Everything, now);
         slot.set_endpoint(Some(endpoint(peer)));
+        slot.set_limit(Limit { packet: 1_420, settled: true });
         let (IpAddr::V4(v4), IpAddr::V6(v6)) = (address(true, own), address(false, own)) else {
             unreachable!("one of each family")
         };

@@ -26,12 +26,12 @@ mod vnet;
 
 use std::ops::Range;
 
-pub use vnet::VnetHeader;
-use vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
-
 use super::packet::{
     Header, IPV6_HEADER, TCP, UDP, be16, be32, checksum, fold, pseudo_sum, put16, sum,
 };
+
+pub use vnet::VnetHeader;
+use vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
 
 /// The most padding behind a packet: one byte less than what sealing pads to.
 pub const MAX_PADDING: usize = 15;

@@ -1,11 +1,11 @@
-//! What the kernel and we tell each other in front of a frame.
+//! The `virtio_net_hdr` before each frame of a device with offload.
 
-use crate::forward::packet::{Header, TCP};
+use super::super::packet::{Header, TCP};
 
 /// Flag: the checksum at `csum_start + csum_offset` holds only the pseudo-header's sum.
 pub(super) const NEEDS_CSUM: u8 = 1;
 /// Flag: the checksum was verified.
-pub(super) const DATA_VALID: u8 = 2;
+const DATA_VALID: u8 = 2;
 
 /// `gso_type` of a frame that is one packet.
 pub(super) const GSO_NONE: u8 = 0;

@@ -101,9 +101,7 @@ fn receive(
     arrived: &AtomicU64,
     finished: &std::sync::mpsc::Receiver<u64>,
 ) -> Result<u64> {
-    // One queue, as nobody asked for more.
-    let sink = &sink.queues()[0];
-    let fd = sink.fd(family).ok_or_else(|| anyhow!("no such family"))?;
+    let fd = sink.queues()[0].fd(family).ok_or_else(|| anyhow!("no such family"))?;
     let (mut batch, mut seen) = (RecvBatch::new(), Vec::<u64>::new());
     let (mut received, mut total) = (0, None);
     loop {
@@ -120,7 +118,7 @@ fn receive(
             }
             continue;
         }
-        sink.recv(family, &mut batch)?;
+        sink.queues()[0].recv(family, &mut batch)?;
         for mut run in batch.received() {
             for bytes in run.datagrams() {
                 check(bytes, &mut seen)?;
