@@ -35,6 +35,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A join ends in this time, in whatever weather: what `join` allows it, and a little.
 const JOINED_WITHIN: Duration = Duration::from_secs(125);
 
+/// When somebody looks after a join that is not done yet, at the admin's device too.
+const ADMIN_ASKED_AFTER: Duration = Duration::from_secs(15);
+
 /// The device that founds the network and admits the others.
 const FOUNDER: DeviceNo = DeviceNo(0);
 
@@ -199,6 +202,12 @@ impl History {
             let node = &world.nodes[device.0];
             node.gone || node.status(world.now()).state == NetworkState::Up
         };
+        let asked = self.world.elapsed() + ADMIN_ASKED_AFTER;
+        self.world.run_until(ADMIN_ASKED_AFTER, done);
+        if self.world.elapsed() >= asked {
+            // An admin that crashed meanwhile, and meets nobody, asks its human.
+            self.ask_for_invite(true);
+        }
         while !done(&self.world) && self.world.elapsed() < end {
             self.world.run_for(Duration::from_millis(250));
         }
@@ -222,21 +231,22 @@ impl History {
     fn invite(&mut self) -> Option<String> {
         for second in 0..20 {
             // An admin that meets nobody after a start asks its human.
-            let offline = second >= 10;
-            let request = Request::Invite {
-                network: None,
-                name: None,
-                expires_s: 3600,
-                admin: false,
-                offline,
-            };
-            let id = self.world.ask(FOUNDER, request);
-            if let Some(Response::Invited(invited)) = self.world.nodes[FOUNDER.0].answer(id) {
-                return Some(invited.invite.clone());
+            if let Some(invite) = self.ask_for_invite(second >= 10) {
+                return Some(invite);
             }
             self.world.run_for(SECOND);
         }
         self.world.checks.fail("the founder gives no invite")
+    }
+
+    fn ask_for_invite(&mut self, offline: bool) -> Option<String> {
+        let (network, name) = (None, None);
+        let request = Request::Invite { network, name, expires_s: 3600, admin: false, offline };
+        let id = self.world.ask(FOUNDER, request);
+        match self.world.nodes[FOUNDER.0].answer(id) {
+            Some(Response::Invited(invited)) => Some(invited.invite.clone()),
+            _ => None,
+        }
     }
 
     fn revoke(&mut self, who: Who) {
