@@ -71,7 +71,7 @@ max_len() {
     datagram) echo 2048 ;;
     control | op | packet) echo 1300 ;;
     coalesce | record | saved) echo 700 ;;
-    stun) echo 560 ;;
+    stun) echo 1500 ;;
     history) echo 600 ;;
     handshake | invite | genesis | beacon) echo 320 ;;
     *) echo 256 ;;

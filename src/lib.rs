@@ -70,7 +70,7 @@
 //!
 //! The control loop is one thread; packets run on threads of their own. They share two things,
 //! which only `mesh` writes: the [`forward::ForwardingTable`], an immutable snapshot, and the
-//! endpoint in each [`forward::PeerSlot`]. Everything else is owned by one place.
+//! endpoint and size limit in each [`forward::PeerSlot`]. Everything else is owned by one place.
 //!
 //! # Logs
 //!

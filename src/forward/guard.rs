@@ -36,7 +36,7 @@ const COOKIE_THRESHOLD: u64 = 100;
 /// Cookies sent a second, to all sources together: at 5 µs each, half a percent of a core.
 const COOKIES_A_SECOND: u32 = 1000;
 
-/// Where MAC2 stands in a message of type 1 or 2: its last bytes.
+/// Length of MAC2, the last bytes of a message of type 1 or 2.
 const MAC2_LEN: usize = 16;
 
 /// One handshake message a source in so many milliseconds: 20 a second.

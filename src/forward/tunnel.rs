@@ -5,7 +5,7 @@
 //!
 //! * Counters from 2^64 − 2^13 − 1 are refused both ways (paper, section 6.1) before boringtun's
 //!   window, whose arithmetic overflows there, sees them.
-//! * Packets are padded to 16 bytes before sealing (section 5.4.6), at most to the interface's MTU.
+//! * Packets are padded to 16 bytes before sealing (section 5.4.6), at most to what the path carries.
 //! * boringtun queues packets while there is no session; we ask first, so it never does.
 //! * Public keys and ephemeral keys of low order are refused, so that no secret is known to all.
 //! * boringtun's timers run when they have something to do, not four times a second for ever:

@@ -1,4 +1,4 @@
-//! The two ciphers against the vectors of Project Wycheproof, through the functions that seal
+//! The two ciphers against the vectors of Project Wycheproof, through the crates that seal
 //! records and beacons (XChaCha20-Poly1305) and that boringtun seals with (ChaCha20-Poly1305 of
 //! ring, in its handshakes and sessions, whose keys only a handshake can set).
 

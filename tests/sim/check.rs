@@ -1,7 +1,7 @@
 //! What must hold after every event, whatever happened.
 //!
 //! A new invariant is a method here and a call in `World::settle` or `World::step`. A breach panics
-//! with the seed, the virtual time, and the command that shows it again.
+//! with the seed and the virtual time; `random` adds the command that shows it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};

@@ -68,7 +68,7 @@ impl Sub for Tally {
     }
 }
 
-/// The processor time of this thread. Asks the kernel past [`crate::clock`], which shows the virtual
+/// The processor time of this thread. Asks the kernel past [`super::clock`], which shows the virtual
 /// time for every clock.
 pub fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

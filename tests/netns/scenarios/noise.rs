@@ -13,7 +13,7 @@ use crate::lab::world::World;
 pub const SCENARIOS: &[(&str, Scenario)] =
     &[("noise_of_100000_datagrams_gets_no_reply_and_leaves_no_trace", random_datagrams)];
 
-/// How many the issue asks for.
+/// So many that a table which grew with each would be seen.
 const DATAGRAMS: u32 = 100_000;
 /// Sent back to back before a pause, so that no queue on the way overflows.
 const BURST: u32 = 200;
