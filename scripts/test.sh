@@ -107,6 +107,9 @@ if builder cargo deny --version >/dev/null 2>&1; then
         skip "advisories" "$skip_reason"
     fi
 fi
+# A package of its own, with a lock file of its own: it has to follow ours.
+fuzz_lock() { builder cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null; }
+step "lock file of the fuzz targets" fuzz_lock
 export GINNEL_NETNS=off
 step "tests" builder env SIM_SEEDS=500 cargo test --locked --quiet --no-fail-fast
 unset GINNEL_NETNS
