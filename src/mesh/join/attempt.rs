@@ -24,6 +24,9 @@ const REPEATS: u32 = 8;
 /// another sponsor would make a second Grant. 0.5 + 23 × 1 s.
 const REPEATS_PATIENT: u32 = 24;
 
+/// How often a sponsor is asked from the beginning: it may crash and start anew in between.
+const BEGINNINGS: u32 = 3;
+
 /// How long the handshake of the new key may take: three of WireGuard's retransmissions.
 const SWITCH_TIME: Duration = Duration::from_secs(15);
 
@@ -46,6 +49,7 @@ pub struct Attempt {
     /// How often the sponsor told all it has; each time the next is waited for longer.
     passes: u32,
     repeats: u32,
+    beginnings: u32,
     due: Instant,
     pace: Bucket,
 }
@@ -96,9 +100,22 @@ impl Attempt {
             have: 0,
             passes: 0,
             repeats: 0,
+            beginnings: 1,
             due: now,
             pace,
         }
+    }
+
+    /// Asks the sponsor for its nonce again, where that was not done too often; the request is to be
+    /// sent.
+    pub fn begin_again(&mut self, now: Instant) -> bool {
+        let may = self.beginnings < BEGINNINGS;
+        if may {
+            self.beginnings += 1;
+            self.parts = Parts::default();
+            self.enter(Step::Hello, now);
+        }
+        may
     }
 
     /// Goes on to the next step; its request is to be sent.

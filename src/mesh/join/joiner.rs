@@ -290,6 +290,11 @@ impl Joiner {
             attempt.complaint = Some(words::refused(reason));
             return;
         }
+        // A sponsor that started anew meanwhile knows neither its nonce nor our claim any more.
+        let forgotten = matches!(reason, Refusal::BadRequest | Refusal::Unknown);
+        if forgotten && proven && attempt.begin_again(now) {
+            return self.send(guest, now);
+        }
         let settled = matches!(reason, Refusal::Used | Refusal::Expired | Refusal::Closed);
         if settled && proven {
             self.fail(words::refused(reason));
