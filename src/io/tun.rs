@@ -99,8 +99,9 @@ impl TunDevice {
             Ok(device) => Ok(device),
             // Whatever was refused, the plain device asks for less; its error is the one to tell.
             Err(error) => {
+                let plain = Self::open_plain(name, options.mtu)?;
                 tracing::info!(%name, %error, "no offload on this device");
-                Self::open_plain(name, options.mtu)
+                Ok(plain)
             }
         }
     }
