@@ -86,7 +86,6 @@ install_rust() {
 # What the lab of tests/netns runs.
 install_lab() {
     install_missing ip=iproute2 ss=iproute2 nft=nftables ping=iputils-ping conntrack=conntrack \
-        wg=wireguard-tools wireguard-go=wireguard-go \
         turnserver=coturn miniupnpd=miniupnpd-nftables mount=mount setpriv=util-linux jq=jq \
         script=bsdutils
     [ -c /dev/net/tun ] || {

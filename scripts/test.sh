@@ -21,6 +21,8 @@ esac
 become_root "$@"
 install_rust
 install_lab
+# A stock peer for the tests of interoperability.
+install_missing wg=wireguard-tools wireguard-go=wireguard-go
 
 results=()
 failed=0

@@ -5,7 +5,7 @@
 //! cargo test --test netns -- two_nats            those with "two_nats" in their name
 //! cargo test --test netns -- --demo              a private LAN forms, told in plain words
 //! cargo test --test netns -- --figures --help    measurements: what there is, and where it goes
-//! cargo test --test netns -- --soak [SECONDS]    full rate for ten minutes
+//! cargo test --test netns -- --soak [SECONDS]    full rate for ten minutes, new keys with a stock peer
 //! cargo test --test netns -- --tidy              removes what runs that were killed left behind
 //! ```
 //!
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             "--demo" => in_world(demo::run),
             "--soak" => {
                 let seconds = words.get(1).and_then(|text| text.parse().ok());
-                in_world(|world| soak::run(world, seconds))
+                in_world(|world| soak::run(world, seconds)).and_then(|()| stock_rekeys())
             }
             "--tidy" => Ok(()),
             _ => figures::run(&words[1..]),
@@ -72,8 +72,8 @@ fn main() -> ExitCode {
     if missing.is_none() && !arguments.list {
         remove_leftovers();
     }
-    let trials = scenarios::all().into_iter().map(|(name, scenario)| {
-        let missing = missing.clone();
+    let trials = scenarios::all().map(|(name, tools, scenario)| {
+        let missing = missing.clone().or_else(|| absent(tools));
         Trial::ignorable_test(name, move || match missing {
             Some(reason) => Ok(Completion::ignored_with(reason)),
             None => in_world(scenario)
@@ -97,6 +97,15 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
+/// The part of the soak that another WireGuard has in it, where there is one.
+fn stock_rekeys() -> Result<()> {
+    if let Some(reason) = absent(scenarios::interop::TOOLS) {
+        println!("new keys with a stock WireGuard: left out, {reason}");
+        return Ok(());
+    }
+    in_world(scenarios::interop::rekeys)
+}
+
 /// Why no namespace can be made here, if so.
 fn missing() -> Option<String> {
     if std::env::var_os("GINNEL_NETNS").is_some_and(|value| value == "off") {
@@ -108,8 +117,13 @@ fn missing() -> Option<String> {
     if !Path::new("/dev/net/tun").exists() {
         return Some("no /dev/net/tun".into());
     }
+    absent(TOOLS)
+}
+
+/// The first of these programs that is not there, as a reason.
+fn absent(tools: &[&str]) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let absent =
         |tool: &&&str| !std::env::split_paths(&path).any(|folder| folder.join(tool).exists());
-    TOOLS.iter().find(absent).map(|tool| format!("{tool} is not installed"))
+    tools.iter().find(absent).map(|tool| format!("{tool} is not installed"))
 }

@@ -31,6 +31,7 @@
 //! | [`flood`] | 100,000 datagrams a second from nowhere |
 //! | [`narrow`] | two routers with a narrow link between them |
 //! | [`echo`], [`pump`] | echo requests of every size; a stream that flows until it is stopped |
+//! | [`stock`] | wireguard-go under an agent's keys |
 //! | [`numbered`] | UDP in which nothing may change or come twice |
 //! | [`traffic`] | ping, TCP with hashes, UDP streams and floods |
 //! | [`upnp`] | miniupnpd on a router |
@@ -53,6 +54,7 @@ pub mod process;
 pub mod pump;
 pub mod resources;
 pub mod status;
+pub mod stock;
 pub mod traffic;
 pub mod upnp;
 pub mod world;

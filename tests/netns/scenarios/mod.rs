@@ -1,6 +1,7 @@
 //! All scenarios. Each gets a fresh world and has the topology drawn above it.
 
 pub mod flood;
+pub mod interop;
 mod invites;
 mod lab_itself;
 mod lan;
@@ -28,8 +29,8 @@ pub type Scenario = fn(&mut World) -> Result<()>;
 /// that runs another test beside has the rest.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
-/// Every scenario with its name.
-pub fn all() -> Vec<(&'static str, Scenario)> {
+/// Every scenario with its name, and the programs it needs beyond the lab's.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static [&'static str], Scenario)> {
     let parts = [
         lab_itself::SCENARIOS,
         two_nats::SCENARIOS,
@@ -43,7 +44,9 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         path_mtu::SCENARIOS,
         matrix::SCENARIOS,
     ];
-    parts.concat()
+    let parts = parts.map(|part| (part, &[][..])).into_iter();
+    let parts = parts.chain([(interop::SCENARIOS, interop::TOOLS)]);
+    parts.flat_map(|(part, tools)| part.iter().map(move |(name, run)| (*name, tools, *run)))
 }
 
 /// Starts two hosts, makes the network `home` on the first and joins with the second.
