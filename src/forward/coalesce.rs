@@ -66,6 +66,10 @@ const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 
+/// A checksum that verifies where zero would, which is what cutting writes; of UDP the other way
+/// round, where zero says that there is none (RFC 768).
+const OTHER_ZERO: [u8; 2] = [0xff; 2];
+
 /// Joins the packets of one batch.
 #[derive(Debug)]
 pub struct Coalescer {
@@ -185,7 +189,7 @@ impl Coalescer {
         if payload == 0 || !upper_header_fits(transport, transport_header, header.protocol, flags) {
             return None;
         }
-        let verified = (header.source.is_ipv6() || checksum(sum(&packet[..IPV4_HEADER])) == 0)
+        let verified = (header.source.is_ipv6() || verifies(&packet[..IPV4_HEADER]))
             && checksum(pseudo_sum(header, transport.len()) + sum(transport)) == 0;
         let sequence = be32(transport, 4)?;
         verified.then_some(Joint {
@@ -204,11 +208,19 @@ impl Coalescer {
 fn upper_header_fits(transport: &[u8], len: usize, protocol: u8, flags: u8) -> bool {
     if protocol == TCP {
         // The urgent pointer is zero where the flag is not set; what differs is passed on alone.
-        len >= 20 && flags & !(PSH | ECE) == ACK && transport[18..20] == [0, 0]
+        len >= 20
+            && flags & !(PSH | ECE) == ACK
+            && transport[16..18] != OTHER_ZERO
+            && transport[18..20] == [0, 0]
     } else {
         // Without a checksum there is nothing to verify.
         be16(transport, 4) == Some(transport.len() as u16) && transport[6..8] != [0, 0]
     }
+}
+
+/// Whether an IPv4 header without options is right.
+fn verifies(header: &[u8]) -> bool {
+    checksum(sum(header)) == 0 && header[10..12] != OTHER_ZERO
 }
 
 impl Flow {
@@ -306,8 +318,8 @@ fn same_upper(first: &[u8], packet: &[u8], header: &Header, joint: &Joint) -> bo
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::put16;
     use super::super::packet::tests::{build, fix_checksums};
+    use super::super::packet::{fold, put16};
     use super::super::segment::tests::{split_all, super_packet};
     use super::*;
 
@@ -435,6 +447,22 @@ mod tests {
         let frames = coalesce(Merge::TcpAndUdp, &packets);
         assert_eq!(frames.len(), 2, "nothing joins behind a short one");
         assert_eq!(split(&frames), packets);
+    }
+
+    #[test]
+    fn the_other_way_to_write_a_checksum_of_zero_is_left_as_it_came() {
+        let (_, _, mut packets) = super_packet(true, TCP, &[5; 400], 100);
+        for (packet, at) in packets.iter_mut().zip([16 + 20, 10]) {
+            // The payload's end, or the identification, takes up what the checksum was.
+            let spare = if at == 10 { 4 } else { packet.len() - 2 };
+            let rest = be16(packet, at).unwrap();
+            let value = be16(packet, spare).unwrap();
+            put16(packet, spare, fold(u64::from(value) + u64::from(rest)));
+            put16(packet, at, 0xffff);
+        }
+        let frames = coalesce(Merge::Tcp, &packets);
+        assert_eq!(split(&frames), packets);
+        assert_eq!(frames.len(), 3);
     }
 
     #[test]

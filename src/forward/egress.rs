@@ -149,7 +149,8 @@ impl Egress {
         let sealed = if segments.fit(slot.limit().packet.into()) {
             outbox.seal(&mut segments, target, shared, send, now)
         } else {
-            detour.seal(&mut segments, target, outbox, shared, send, now).map(|()| true)
+            detour.seal(&mut segments, target, outbox, shared, send, now);
+            Ok(true)
         };
         if sealed == Ok(false) {
             detour.hand_up(&mut segments, &header, shared);

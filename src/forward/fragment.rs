@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::packet::{
     Header, IPV4_HEADER, IPV6_HEADER, be16, be32, checksum, pseudo_sum, put16, sum,
 };
+use super::slot::LEAST_MTU;
 
 /// The upper protocol of ICMP, and of ICMPv6.
 const ICMP: u8 = 1;
@@ -28,9 +29,6 @@ const FRAGMENT_HEADER: usize = 8;
 const DF: u16 = 0x4000;
 const MF: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
-
-/// IPv6's least MTU: no IPv6 host may be told to send less (RFC 8201, section 4).
-const LEAST_IPV6: u16 = 1280;
 
 /// Names fragments of packets that had no name: one count for all, since several threads may
 /// fragment packets of the same two hosts.
@@ -156,7 +154,7 @@ impl<'a> Fragments<'a> {
 pub fn wants_answer(packet: &[u8]) -> bool {
     match packet.first().map(|first| first >> 4) {
         Some(4) => be16(packet, 6).is_some_and(|flags| flags & DF != 0),
-        _ => packet.len() > usize::from(LEAST_IPV6),
+        _ => packet.len() > usize::from(LEAST_MTU),
     }
 }
 
@@ -194,14 +192,14 @@ pub fn too_big(packet: &[u8], header: &Header, limit: u16) -> Option<Vec<u8>> {
             if error || later {
                 return None;
             }
-            let quoted = &packet[..packet.len().min(usize::from(LEAST_IPV6) - IPV6_HEADER - 8)];
+            let quoted = &packet[..packet.len().min(usize::from(LEAST_MTU) - IPV6_HEADER - 8)];
             let mut out = vec![0x60, 0, 0, 0];
             out.extend_from_slice(&((8 + quoted.len()) as u16).to_be_bytes());
             out.extend_from_slice(&[ICMPV6, 64]);
             out.extend_from_slice(&beyond.octets());
             out.extend_from_slice(&host.octets());
             out.extend_from_slice(&[2, 0, 0, 0]);
-            out.extend_from_slice(&u32::from(limit.max(LEAST_IPV6)).to_be_bytes());
+            out.extend_from_slice(&u32::from(limit.max(LEAST_MTU)).to_be_bytes());
             out.extend_from_slice(quoted);
             let header = Header::parse(&out)?;
             let value = checksum(pseudo_sum(&header, 8 + quoted.len()) + sum(&out[IPV6_HEADER..]));

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::Tunnel;
 use super::table::within;
+use crate::wire::control::MAX_PACKET;
 
 /// The number of a peer's slot: 24 bits, the upper part of its WireGuard receiver indices
 /// (`index << 8 | session`). Never reused for another peer while the agent runs, until 2^24 were
@@ -29,6 +30,10 @@ impl SlotIndex {
         Self(index >> 8)
     }
 }
+
+/// IPv6's least MTU (RFC 8200, section 5): every path carries it, and no IPv6 host may be told to
+/// send less (RFC 8201, section 4).
+pub const LEAST_MTU: u16 = 1280;
 
 /// What a tunnel may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +55,8 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// What every path carries: IPv6's least MTU less 48 of IPv6 and UDP and 32 of WireGuard.
-    pub const LOWEST: Self = Self { packet: 1200, settled: false };
+    /// What every path carries, and so the longest that control messages may be.
+    pub const LOWEST: Self = Self { packet: MAX_PACKET as u16, settled: false };
 
     fn pack(self) -> u32 {
         u32::from(self.packet) << 1 | u32::from(self.settled)

@@ -299,7 +299,7 @@ impl Mesh {
         let Some(to) = peer.slot.endpoint() else { return };
         let packet = message.to_packet().expect("messages are built within their bounds");
         if let Ok(payload) = peer.slot.tunnel.lock().seal_to_vec(&packet, now) {
-            self.outputs.push_back(Output::Transmit(Transmit { to, payload, whole: false }));
+            self.outputs.push_back(Output::Transmit(Transmit::new(to, payload)));
         }
     }
 

@@ -150,8 +150,20 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// The payload.
     pub payload: Vec<u8>,
-    /// Whether it must arrive whole or not at all: a probe of what the path carries.
+    /// Whether it must arrive whole or not at all.
     pub whole: bool,
+}
+
+impl Transmit {
+    /// An ordinary datagram.
+    pub fn new(to: SocketAddr, payload: Vec<u8>) -> Self {
+        Self { to, payload, whole: false }
+    }
+
+    /// A probe of what the path carries, which no router may fragment.
+    pub fn probe(to: SocketAddr, payload: Vec<u8>) -> Self {
+        Self { to, payload, whole: true }
+    }
 }
 
 /// How the interface shall look.

@@ -273,7 +273,7 @@ impl PathAgent {
         }
         let response = CheckResponse { transaction: request.transaction, mapped: address };
         let payload = response.encode(&self.key);
-        self.transmits.push_back(Transmit { to: from, payload, whole: false });
+        self.transmits.push_back(Transmit::new(from, payload));
         self.notice(from, now);
         if let Some(route) = self.routes.get_mut(&address) {
             route.heard_at = Some(now);

@@ -272,7 +272,7 @@ impl Mesh {
         let payload = tunnel.initiate(now);
         drop(tunnel);
         peer.handshake_at = Some(now + RETRY_AFTER);
-        self.outputs.push_back(Output::Transmit(Transmit { to: endpoint, payload, whole: false }));
+        self.outputs.push_back(Output::Transmit(Transmit::new(endpoint, payload)));
     }
 
     /// A tunnel's timers are due.
@@ -320,7 +320,7 @@ impl Mesh {
     }
 
     pub(super) fn transmit_all(&mut self, to: SocketAddr, payloads: Vec<Vec<u8>>) {
-        let transmits = payloads.into_iter().map(|payload| Transmit { to, payload, whole: false });
+        let transmits = payloads.into_iter().map(|payload| Transmit::new(to, payload));
         self.outputs.extend(transmits.map(Output::Transmit));
     }
 

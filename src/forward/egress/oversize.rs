@@ -53,7 +53,7 @@ impl Detour {
         shared: &mut Shared<'_>,
         send: &mut dyn FnMut(Batch<'_>),
         now: Instant,
-    ) -> Result<(), DropReason> {
+    ) {
         let (slot, limit) = (target.slot, target.slot.limit());
         while let Some(packet) = segments.next_len().and_then(|len| segments.next(len)) {
             if packet.len() > limit.packet.into() && limit.settled && wants_answer(packet) {
@@ -64,9 +64,12 @@ impl Detour {
                 continue;
             }
             let mut seal = |piece: &[u8]| seal_piece(outbox, piece, target, shared, send, now);
-            each_piece(packet, limit.packet.into(), &mut self.piece, &mut seal)?;
+            let sealed = each_piece(packet, limit.packet.into(), &mut self.piece, &mut seal);
+            // One packet that cannot go is no reason to keep back those behind it.
+            if let Err(reason) = sealed {
+                shared.drops.count(reason);
+            }
         }
-        Ok(())
     }
 
     /// Gives the first packets of what is left of a frame to `mesh`, with the one that was made last.

@@ -90,7 +90,7 @@ impl PathAgent {
         let transaction = TransactionId::new(self.rng.random());
         self.asked.insert(transaction, Asked { to, at: now, size: None });
         let payload = CheckRequest { transaction, tag: self.tag }.encode(&self.key);
-        self.transmits.push_back(Transmit { to, payload, whole: false });
+        self.transmits.push_back(Transmit::new(to, payload));
     }
 
     /// The peer sent from this address: asks it back if it never answered, and finds out whether

@@ -54,7 +54,7 @@ use rand::RngExt;
 
 use super::super::MTU;
 use super::{Asked, Demand, PathAgent, PathEvent, Transmit};
-use crate::forward::slot::Limit;
+use crate::forward::slot::{LEAST_MTU, Limit};
 use crate::forward::tunnel::SEAL_OVERHEAD;
 use crate::wire::stun::{CheckRequest, TransactionId};
 
@@ -83,10 +83,6 @@ pub const CONFIRM: Duration = Duration::from_secs(5);
 /// The largest datagram that the tunnel makes.
 const CEILING: u16 = MTU + SEAL_OVERHEAD as u16;
 
-/// IPv6's least MTU (RFC 8200, section 5). IPv4 promises less, but carries less only where a router
-/// fragments, which it may with all that is no probe.
-const LEAST_MTU: u16 = 1280;
-
 /// How large datagrams may be, in bytes of UDP payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathSize {
@@ -103,7 +99,8 @@ impl PathSize {
     }
 }
 
-/// What passes towards an address before anything is known.
+/// What passes towards an address before anything is known. IPv4 promises less than IPv6, but
+/// carries less only where a router fragments, which it may with all that is no probe.
 fn floor(to: SocketAddr) -> u16 {
     match to {
         SocketAddr::V4(_) => LEAST_MTU - 28,
@@ -324,7 +321,7 @@ impl PathAgent {
             self.asked.insert(transaction, asked);
             let request = CheckRequest { transaction, tag: self.tag };
             let payload = request.encode_padded(probe.size.into(), &self.key);
-            self.transmits.push_back(Transmit { to, payload, whole: true });
+            self.transmits.push_back(Transmit::probe(to, payload));
             if probe.escorted {
                 self.ask(to, now);
             }

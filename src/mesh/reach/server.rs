@@ -116,6 +116,6 @@ impl Server {
 
     fn request(&self, transaction: TransactionId) -> Transmit {
         let payload = StunRequest { transaction, change: (false, false) }.encode();
-        Transmit { to: self.address, payload, whole: false }
+        Transmit::new(self.address, payload)
     }
 }
