@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::rivals::{Carrier, Stage, all};
@@ -39,12 +40,15 @@ pub struct Row {
 
 impl Comparison {
     /// Measures every carrier that is there and wanted, round by round.
-    pub fn run(options: &Options) -> Self {
+    pub fn run(options: &Options) -> Result<Self> {
         let started = Instant::now();
-        let carriers: Vec<_> = all(options)
-            .into_iter()
-            .filter(|carrier| options.wants_carrier(&carrier.name()))
-            .collect();
+        let (carriers, others): (Vec<_>, Vec<_>) =
+            all(options).into_iter().partition(|carrier| options.wants_carrier(&carrier.name()));
+        ensure!(
+            !carriers.is_empty(),
+            "no carrier has such a name; there are {}",
+            others.iter().map(|carrier| carrier.name()).collect::<Vec<_>>().join(", ")
+        );
         let rows = carriers.iter().map(|carrier| Row {
             name: carrier.name(),
             remarks: carrier.missing().into_iter().collect(),
@@ -60,7 +64,7 @@ impl Comparison {
             }
         }
         comparison.took = started.elapsed();
-        comparison
+        Ok(comparison)
     }
 
     fn sample(&mut self, at: usize, carrier: &dyn Carrier, round: usize, options: &Options) {

@@ -29,6 +29,9 @@ use crate::lab::world::World;
 /// Repetitions where nobody says otherwise; the promises speak of medians of five.
 const ROUNDS: usize = 5;
 
+/// What `--only` knows; each is in the names of the figures that it stands for.
+const PARTS: [&str; 5] = ["joining", "recovery", "throughput", "flood", "idle"];
+
 /// What to measure, and where to write it.
 #[derive(Parser)]
 #[command(no_binary_name = true, name = "--figures")]
@@ -36,9 +39,10 @@ pub struct Options {
     /// All raw values go here, as JSON
     file: Option<PathBuf>,
     /// As --only
+    #[arg(value_parser = PARTS)]
     part: Option<String>,
-    /// Parts of the figures: joining, recovery, throughput, flood, idle
-    #[arg(long, value_delimiter = ',')]
+    /// Parts of the figures
+    #[arg(long, value_delimiter = ',', value_parser = PARTS)]
     only: Vec<String>,
     /// Of the carriers of throughput those with one of these words in their name
     #[arg(long, value_delimiter = ',')]
@@ -126,7 +130,7 @@ pub fn run(words: &[String]) -> Result<()> {
 
 /// Measures and shows the comparison; returns it as JSON.
 fn compare(options: &Options) -> Result<Value> {
-    let comparison = Comparison::run(options);
+    let comparison = Comparison::run(options)?;
     let judged = goals::judge(&comparison);
     println!("{}\n{}", comparison.table(), goals::table(&judged));
     if let Some(chart) = &options.chart {
