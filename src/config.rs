@@ -261,7 +261,8 @@ impl TryFrom<String> for InterfacePrefix {
     }
 }
 
-/// A filter in the syntax of `tracing-subscriber`, known to parse.
+/// A filter in the syntax of `tracing-subscriber`, known to parse. Values of fields are text: as
+/// regular expressions a line of them would take longer to read than the whole start.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct LogFilter(String);
@@ -301,7 +302,7 @@ impl TryFrom<String> for LogFilter {
         // The parser of tracing-subscriber 0.3 takes places in the trimmed directive for places in
         // the whole one: with a space in front it reads another target, or panics.
         let text = text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
-        match EnvFilter::builder().parse(&text) {
+        match EnvFilter::builder().with_regex(false).parse(&text) {
             Ok(_) => Ok(Self(text)),
             Err(error) => Err(LogFilterError(error.to_string())),
         }

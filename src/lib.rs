@@ -83,6 +83,10 @@
     allow(clippy::disallowed_methods, reason = "tests make up their instants from the real clock")
 )]
 
+// What tests outside share with those inside names the crate.
+#[cfg(test)]
+extern crate self as ginnel;
+
 pub mod agent;
 pub mod api;
 pub mod cli;

@@ -44,7 +44,7 @@ const QUIET: &str = "boringtun::noise::timers=off,netlink_proto=error";
 /// Logs to stderr; journald stamps its lines itself.
 fn start_log(filter: &LogFilter) -> anyhow::Result<()> {
     let filter = format!("{QUIET},{}", filter.as_str());
-    let filter = EnvFilter::builder().parse(filter).context("the log filter")?;
+    let filter = EnvFilter::builder().with_regex(false).parse(filter).context("the log filter")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -25,10 +25,17 @@ const ICMPV6: u8 = 58;
 const FRAGMENT: u8 = 44;
 const FRAGMENT_HEADER: usize = 8;
 
+/// Headers that may stand before the upper one: hop-by-hop, routing, fragment, authentication,
+/// destination options. All of them would have to be in the first fragment (RFC 7112).
+const EXTENSIONS: [u8; 5] = [0, 43, FRAGMENT, 51, 60];
+
 /// Don't-fragment and more-fragments in IPv4's flags, and the offset behind them in units of 8.
 const DF: u16 = 0x4000;
 const MF: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
+
+/// The most that fragments make together, in bytes: what a length field of IP can say.
+const MAX_PAYLOAD: usize = 65_535;
 
 /// Names fragments of packets that had no name: one count for all, since several threads may
 /// fragment packets of the same two hosts.
@@ -56,20 +63,23 @@ pub struct Fragments<'a> {
 
 impl<'a> Fragments<'a> {
     /// Cuts `packet`, which [`Header::parse`] took, into fragments of at most `limit` bytes. `None`
-    /// where it has a form that is not fragmented.
+    /// where it has a form that is not fragmented, or is itself a fragment of more than an IP packet
+    /// can be, whose offsets could not be said.
     pub fn new(packet: &'a [u8], limit: usize) -> Option<Self> {
-        if packet.first()? >> 4 == 4 {
-            Self::of_v4(packet, limit)
+        let fragments = if packet.first()? >> 4 == 4 {
+            Self::of_v4(packet, limit)?
         } else {
-            Self::of_v6(packet, limit)
-        }
+            Self::of_v6(packet, limit)?
+        };
+        let end = usize::from(fragments.offset) * 8 + fragments.payload.len();
+        (end <= MAX_PAYLOAD).then_some(fragments)
     }
 
     fn of_v4(packet: &'a [u8], limit: usize) -> Option<Self> {
         let (headers, payload) = packet.split_at_checked(IPV4_HEADER)?;
         let flags = be16(headers, 6)?;
         // An unfragmented packet with DF needs no name, and often has none (RFC 6864).
-        let named = flags & DF == 0;
+        let named = flags & (DF | MF | OFFSET) != DF;
         let id = if named { be16(headers, 4)?.into() } else { fresh_id() };
         (headers[0] == 0x45).then_some(())?;
         Some(Self {
@@ -99,22 +109,22 @@ impl<'a> Fragments<'a> {
             size,
             done: 0,
         };
-        match headers[6] {
-            0 | 43 | 60 => None,
-            FRAGMENT => {
-                let (fragment, payload) = rest.split_at_checked(FRAGMENT_HEADER)?;
-                let place = be16(fragment, 2)?;
-                Some(Self {
-                    payload,
-                    id: be32(fragment, 4)?,
-                    offset: place >> 3,
-                    more: place & 1 != 0,
-                    next_header: fragment[0],
-                    ..whole
-                })
+        let fragments = if headers[6] == FRAGMENT {
+            let (fragment, payload) = rest.split_at_checked(FRAGMENT_HEADER)?;
+            let place = be16(fragment, 2)?;
+            Self {
+                payload,
+                id: be32(fragment, 4)?,
+                offset: place >> 3,
+                more: place & 1 != 0,
+                next_header: fragment[0],
+                ..whole
             }
-            _ => Some(Self { id: fresh_id(), ..whole }),
-        }
+        } else {
+            Self { id: fresh_id(), ..whole }
+        };
+        let extended = EXTENSIONS.contains(&fragments.next_header) && fragments.offset == 0;
+        (!extended).then_some(fragments)
     }
 
     /// Writes the next fragment to the start of `out`; its length, or `None` after the last or where
@@ -294,12 +304,42 @@ mod tests {
     }
 
     #[test]
+    fn fragments_that_must_not_be_fragmented_keep_their_name() {
+        let mut packet = build("10.0.0.1", "10.0.0.2", UDP, &[1; 1400]);
+        for place in [DF | MF, DF | 100, DF | MF | 100] {
+            put16(&mut packet, 6, place);
+            assert!(fragments(&packet, 1220).iter().all(|part| part[4..6] == packet[4..6]));
+        }
+    }
+
+    #[test]
+    fn a_fragment_beyond_the_longest_packet_is_not_cut_further() {
+        let mut v4 = build("10.0.0.1", "10.0.0.2", UDP, &[1; 1400]);
+        // 1,408 bytes follow.
+        let last = ((65_535 - 1408) / 8) as u16;
+        for (offset, cut) in [(last, true), (last + 1, false), (OFFSET, false)] {
+            put16(&mut v4, 6, offset);
+            assert_eq!(Fragments::new(&v4, 1220).is_some(), cut);
+            let mut v6 = build("fd00::1", "fd00::2", FRAGMENT, &[1; 1408]);
+            put16(&mut v6, 42, offset << 3);
+            assert_eq!(Fragments::new(&v6, 1220).is_some(), cut);
+        }
+    }
+
+    #[test]
     fn odd_forms_are_not_fragmented() {
         let packet = build("fd00::1", "fd00::2", UDP, &[1; 1400]);
-        for extension in [0, 43, 60] {
+        for extension in [0, 43, 51, 60] {
             let mut packet = packet.clone();
             packet[6] = extension;
             assert!(Fragments::new(&packet, 1220).is_none());
+            // Behind a fragment header, of the first fragment and of a later one.
+            let mut fragment = build("fd00::1", "fd00::2", FRAGMENT, &[1; 1400]);
+            fragment[40] = extension;
+            for (place, cut) in [(1, false), (8, true)] {
+                put16(&mut fragment, 42, place);
+                assert_eq!(Fragments::new(&fragment, 1220).is_some(), cut);
+            }
         }
         let mut options = build("10.0.0.1", "10.0.0.2", UDP, &[1; 1400]);
         options[0] = 0x46;

@@ -4,7 +4,7 @@
 #![no_main]
 
 #[path = "../../sim/main.rs"]
-#[allow(dead_code, reason = "most of the simulator serves its own tests")]
+#[allow(dead_code, unused_imports, reason = "most of the simulator serves its own tests")]
 mod sim;
 
 use std::thread;

@@ -2,6 +2,7 @@
 //! each flow's in the same order.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ginnel::forward::coalesce::{Coalescer, Merge};
 use ginnel::forward::packet::{Header, TCP, UDP};
@@ -132,17 +133,18 @@ fn check(merge: Merge, packets: &[Vec<u8>]) {
     }
 }
 
-/// The packets of each flow: addresses, protocol and ports, where they are there to be seen.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Option<Vec<u8>>, Vec<&Vec<u8>>> {
+/// Addresses, and where they are there to be seen protocol and ports.
+type FlowName = (IpAddr, IpAddr, Option<(u8, [u8; 4])>);
+
+/// The packets of each flow.
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<FlowName, Vec<&Vec<u8>>> {
     let mut flows: BTreeMap<_, Vec<&Vec<u8>>> = BTreeMap::new();
     for packet in packets {
         let header = Header::parse(packet).expect("only packets that parse");
-        let ports = packet.get(header.transport_at..header.transport_at + 4);
+        let ports = packet.get(header.transport_at..).and_then(|upper| upper.first_chunk());
         let known = matches!(header.protocol, TCP | UDP) && !header.fragment;
-        let addresses = format!("{} {}", header.source, header.destination).into_bytes();
-        let flow = ports.filter(|_| known);
-        let flow = flow.map(|ports| [&addresses, &[header.protocol][..], ports].concat());
-        flows.entry(flow).or_default().push(packet);
+        let ports = ports.filter(|_| known).map(|ports| (header.protocol, *ports));
+        flows.entry((header.source, header.destination, ports)).or_default().push(packet);
     }
     flows
 }

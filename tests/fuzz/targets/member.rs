@@ -35,7 +35,6 @@ pub fn op(data: &[u8]) {
         return;
     }
     let mut text = source.rest().to_vec();
-    let (root, admin) = (root(), admin());
     let by_root = text.first() == Some(&0);
     if let Some(key) = text.get_mut(KEY) {
         key.copy_from_slice(if by_root { &ROOT_KEY } else { &ADMIN_KEY });
@@ -48,8 +47,11 @@ pub fn op(data: &[u8]) {
     if !seldom() {
         return;
     }
-    let signature =
-        if by_root { root.sign("op", &NETWORK, &text) } else { admin.sign("op", &NETWORK, &text) };
+    let signature = if by_root {
+        root().sign("op", &NETWORK, &text)
+    } else {
+        admin().sign("op", &NETWORK, &text)
+    };
     let signed = SignedOp { bytes: text, signature };
     let wire = signed.encode();
     match SignedOp::decode(&wire).expect("it decoded before").verify(&NETWORK) {

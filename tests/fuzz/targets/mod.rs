@@ -30,6 +30,7 @@
 //! | `forward::packet`, `forward::table` | `packet` |
 //! | `forward::segment`: `VnetHeader`, `Segments` | `segment` |
 //! | `forward::coalesce` | `coalesce` |
+//! | `forward::segment`: `Segments::fit`; `forward::fragment` | `narrow` |
 //! | `wire::saved`, `wire::record::cache`, `NetworkSecret`, `Identity` | `saved` |
 //! | `io::store`: the file of ops | `store` |
 //!
@@ -52,6 +53,8 @@ mod coalesce;
 mod datagram;
 mod files;
 mod member;
+mod messages;
+mod narrow;
 mod packets;
 mod record;
 mod said;
@@ -72,6 +75,10 @@ pub const MAX_ALLOCATION: usize = 1 << 20;
 /// grow by and what messages of errors need.
 const CODEC: usize = 16 << 10;
 
+/// The same of STUN: its decoder lists attributes of 64 bytes, of which the shortest takes four in a
+/// message of [`MAX_LEN`](ginnel::wire::stun::MAX_LEN) bytes, in a list that doubles.
+const STUN: usize = 64 << 10;
+
 /// One parser, or a few that read the same bytes.
 pub struct Target {
     /// Its name, in `bin/` and `corpus/`.
@@ -82,11 +89,30 @@ pub struct Target {
     max_allocation: usize,
 }
 
+/// What inputs cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cost {
+    /// The largest single allocation, in bytes.
+    pub largest_allocation: usize,
+    /// Of a core, for one input.
+    pub time: Duration,
+}
+
+impl Cost {
+    /// The larger of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            largest_allocation: self.largest_allocation.max(other.largest_allocation),
+            time: self.time.max(other.time),
+        }
+    }
+}
+
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target::new("datagram", datagram::datagram, datagram::seeds, MAX_ALLOCATION),
     Target::new("handshake", datagram::handshake, datagram::handshake_seeds, MAX_ALLOCATION),
-    Target::new("stun", stun::stun, stun::seeds, CODEC),
+    Target::new("stun", stun::stun, stun::seeds, STUN),
     Target::new("record", record::record, record::seeds, CODEC),
     Target::new("control", said::control, said::control_seeds, CODEC),
     Target::new("beacon", said::beacon, said::beacon_seeds, CODEC),
@@ -99,6 +125,7 @@ pub const TARGETS: &[Target] = &[
     Target::new("packet", packets::packet, packets::packet_seeds, CODEC),
     Target::new("segment", packets::segment, packets::segment_seeds, MAX_ALLOCATION),
     Target::new("coalesce", coalesce::coalesce, coalesce::seeds, MAX_ALLOCATION),
+    Target::new("narrow", narrow::narrow, narrow::seeds, MAX_ALLOCATION),
     Target::new("saved", files::saved, files::saved_seeds, MAX_ALLOCATION),
     Target::new("store", files::store, files::store_seeds, MAX_ALLOCATION),
 ];
@@ -118,16 +145,18 @@ impl Target {
     /// # Panics
     /// Where the parser does, or a property or a bound does not hold; `patience` times
     /// [`MAX_TIME`] are allowed, for builds that are not optimized.
-    pub fn run(&self, data: &[u8], patience: u32) {
-        let largest = watch::largest_allocation(|| {
-            watch::within(MAX_TIME * patience, || (self.run)(data));
+    pub fn run(&self, data: &[u8], patience: u32) -> Cost {
+        let mut time = Duration::ZERO;
+        let largest_allocation = watch::largest_allocation(|| {
+            time = watch::within(MAX_TIME * patience, || (self.run)(data));
         });
         assert!(
-            largest <= self.max_allocation,
-            "{}: one allocation of {largest} bytes for an input of {}",
+            largest_allocation <= self.max_allocation,
+            "{}: one allocation of {largest_allocation} bytes for an input of {}",
             self.name,
             data.len()
         );
+        Cost { largest_allocation, time }
     }
 }
 
