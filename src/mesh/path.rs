@@ -60,6 +60,7 @@
 //! reason, and names the last `now` while something is queued. Everything queued must be drained
 //! after each call.
 
+mod answered;
 mod choice;
 mod event;
 mod route;
@@ -78,6 +79,7 @@ use rand::rngs::StdRng;
 use super::candidate::{Surroundings, canonical};
 use super::event::Transmit;
 use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, CheckTag, TransactionId};
+use answered::Answered;
 use route::Route;
 use size::SizeSearch;
 
@@ -155,6 +157,7 @@ pub struct PathAgent {
     bettered_at: Instant,
     /// The time up to which the answers given so far use up the rate (GCRA).
     answers_until: Instant,
+    answered: Answered,
     transmits: VecDeque<Transmit>,
     events: VecDeque<PathEvent>,
     last_now: Instant,
@@ -185,6 +188,7 @@ impl PathAgent {
             stale: false,
             bettered_at: now,
             answers_until: now,
+            answered: Answered::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             last_now: now,
@@ -263,14 +267,15 @@ impl PathAgent {
         }
     }
 
-    /// A verified request of the peer arrived: answers it, and asks back where that can show a new
-    /// path. Never moves the primary.
+    /// A verified request of the peer arrived: answers it, once, and asks back where that can show a
+    /// new path. Never moves the primary.
     pub fn handle_request(&mut self, from: SocketAddr, request: &CheckRequest, now: Instant) {
         self.last_now = now;
         let address = canonical(from);
-        if !self.may_answer(self.primary == Some(address), now) {
+        if !self.may_answer(address, request, now) {
             return;
         }
+        self.answered.insert(&request.transaction);
         let response = CheckResponse { transaction: request.transaction, mapped: address };
         let payload = response.encode(&self.key);
         self.transmits.push_back(Transmit::new(from, payload));

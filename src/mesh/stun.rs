@@ -35,7 +35,7 @@ impl Mesh {
                 let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
                 // The peer's own rate first: one check, replayed by whoever saw it, must not use
                 // up the answers that all the others' paths live on.
-                if !peer.path.would_answer(from, now) || !self.tags.may_answer(now) {
+                if !peer.path.would_answer(from, &request, now) || !self.tags.may_answer(now) {
                     return Err(InputError::TooMany);
                 }
                 peer.path.handle_request(from, &request, now);

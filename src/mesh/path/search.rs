@@ -144,23 +144,36 @@ impl PathAgent {
         }
     }
 
-    /// Whether a request from there would be answered now: ask before others' allowance is spent
+    /// Whether this request from there would be answered now: ask before others' allowance is spent
     /// on it.
-    pub fn would_answer(&self, from: SocketAddr, now: Instant) -> bool {
-        self.answer_until(self.primary == Some(canonical(from)), now).is_some()
+    pub fn would_answer(&self, from: SocketAddr, request: &CheckRequest, now: Instant) -> bool {
+        self.answer_until(canonical(from), request, now).is_some()
     }
 
-    /// Takes one answer of the rate; false where there is none.
-    pub(super) fn may_answer(&mut self, to_primary: bool, now: Instant) -> bool {
-        let until = self.answer_until(to_primary, now);
+    /// Takes one answer of the rate; false where there is none, or the request had its answer.
+    pub(super) fn may_answer(
+        &mut self,
+        from: SocketAddr,
+        request: &CheckRequest,
+        now: Instant,
+    ) -> bool {
+        let until = self.answer_until(from, request, now);
         self.answers_until = until.unwrap_or(self.answers_until);
         until.is_some()
     }
 
     /// Until when one more answer uses up the rate, where it is within it.
-    fn answer_until(&self, to_primary: bool, now: Instant) -> Option<Instant> {
+    fn answer_until(
+        &self,
+        from: SocketAddr,
+        request: &CheckRequest,
+        now: Instant,
+    ) -> Option<Instant> {
+        if self.answered.contains(&request.transaction) {
+            return None;
+        }
         let each = Duration::from_secs(1) / ANSWERS_PER_SECOND;
-        let kept = if to_primary { 0 } else { ANSWERS_FOR_PRIMARY };
+        let kept = if self.primary == Some(from) { 0 } else { ANSWERS_FOR_PRIMARY };
         let until = self.answers_until.max(now) + each;
         (until <= now + each * (ANSWERS_PER_SECOND - kept)).then_some(until)
     }

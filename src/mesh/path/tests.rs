@@ -480,8 +480,9 @@ fn answers_are_limited_and_some_are_kept_for_the_primary() {
     net.run(15_000);
     let now = net.now;
     let host = &mut net.agents[0];
+    let mut fresh = 0..;
     let mut answers = |from: &str| {
-        for round in 0..50 {
+        for round in fresh.by_ref().take(50) {
             let transaction = TransactionId::new([round; 12]);
             let request = CheckRequest { transaction, tag: host.agent.tag };
             host.agent.handle_request(addr(from), &request, now);
@@ -491,6 +492,25 @@ fn answers_are_limited_and_some_are_kept_for_the_primary() {
     };
     assert_eq!(answers("203.0.113.66:9"), 7);
     assert_eq!(answers("198.51.100.2:41641"), 3);
+}
+
+#[test]
+fn a_request_is_answered_once_wherever_it_is_said_to_come_from() {
+    let mut net = Net::open(&["198.51.100.1:41641"], &["198.51.100.2:41641"]);
+    net.demand_both(Demand::Warm);
+    net.run(15_000);
+    let (peer, now) = (addr("198.51.100.2:41641"), net.now);
+    let host = &mut net.agents[0];
+    let recorded = CheckRequest { transaction: TransactionId::new([1; 12]), tag: host.agent.tag };
+    for _ in 0..1000 {
+        host.agent.handle_request(peer, &recorded, now);
+        host.agent.handle_request(addr("203.0.113.66:9"), &recorded, now);
+    }
+    let honest = CheckRequest { transaction: TransactionId::new([2; 12]), tag: host.agent.tag };
+    host.agent.handle_request(peer, &honest, now);
+    let answers = std::iter::from_fn(|| host.agent.poll_transmit());
+    let answers: Vec<_> = answers.filter(|out| out.payload[0] == 1).map(|out| out.to).collect();
+    assert_eq!(answers, [peer, peer], "the recorded one once, and the honest one still");
 }
 
 #[test]
