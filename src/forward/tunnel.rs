@@ -114,8 +114,10 @@ impl Tunnel {
         }
     }
 
-    /// Handles a type 1, 2 or 3 message; `out` gets the datagrams to send back (also keepalives
-    /// that confirm a session).
+    /// Handles a type 1, 2 or 3 message; `out` gets the datagrams to send back where it came from
+    /// (also keepalives that confirm a session), and nothing on an error: what the timers have to
+    /// send goes to the peer, by [`handle_timeout`](Self::handle_timeout), and to nobody who only
+    /// named it.
     pub fn handle_handshake(
         &mut self,
         datagram: &[u8],
@@ -124,7 +126,6 @@ impl Tunnel {
     ) -> Result<HandshakeOutcome, TunnelError> {
         let class = handshake_class(datagram).ok_or(TunnelError::Malformed)?;
         self.tick(now);
-        out.extend(self.pending.drain(..));
         let mut buffer = [0; SMALL_BUFFER];
         let answer = match self.tunn.decapsulate(None, datagram, &mut buffer) {
             TunnResult::WriteToNetwork(answer) => answer.to_vec(),
@@ -455,6 +456,20 @@ pub(super) mod tests {
         b.handle_handshake(&a.initiate(now), &mut answer, now).unwrap();
         a.handle_handshake(&answer[0], &mut confirmation, now).unwrap();
         assert_eq!(confirmation.len(), 1, "only the keepalive");
+    }
+
+    #[test]
+    fn what_the_timers_want_sent_goes_to_nobody_who_only_named_the_peer() {
+        let (mut a, _, now) = connected();
+        let keepalive = a.seal_to_vec(&[], now).unwrap();
+        a.push_pending(keepalive.clone());
+        let mut forged = vec![7; 148];
+        forged[..4].copy_from_slice(&[1, 0, 0, 0]);
+        let mut out = Vec::new();
+        assert!(a.handle_handshake(&forged, &mut out, now).is_err());
+        assert_eq!(out, Vec::<Vec<u8>>::new());
+        a.handle_timeout(&mut out, now);
+        assert_eq!(out, [keepalive]);
     }
 
     #[test]
