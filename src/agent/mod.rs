@@ -10,7 +10,7 @@
 //!
 //! Everything runs on one thread, except packets ([`workers`]) and what crates run by themselves.
 //! No lock is held and nothing is shared but the forwarding table and the slots, which only `mesh`
-//! writes. [`network`] is one network with its sockets and files, [`outputs`] does what a mesh
+//! writes; what threads cannot answer comes up by [`upcalls`]. [`network`] is one network with its sockets and files, [`outputs`] does what a mesh
 //! wants done, [`services`] are what all networks share, [`server`] is the local API.
 
 mod network;
@@ -19,7 +19,8 @@ mod requests;
 mod restore;
 pub mod server;
 mod services;
-pub mod workers;
+mod upcalls;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -42,10 +43,11 @@ use crate::mesh::event::Input;
 use network::Network;
 use server::{Access, ClientEvent, Replies, Server};
 use services::{ServiceEvent, Services};
+use upcalls::{UpcallReceiver, UpcallSender, upcall_queue};
 
 /// Upcalls that wait for the control loop; more are dropped and counted by the workers. Enough for
 /// a burst of a thousand peers that all start at once.
-const UPCALL_QUEUE: usize = 1024;
+const UPCALL_QUEUE: usize = 1536;
 
 /// Upcalls handled before the loop looks at clients and timers again.
 const UPCALL_BURST: usize = 64;
@@ -119,8 +121,8 @@ struct Agent {
     clients: mpsc::Receiver<ClientEvent>,
     replies: Replies,
     networks: BTreeMap<NetworkId, Network>,
-    upcalls: mpsc::Receiver<(NetworkId, Upcall)>,
-    upcall_sender: mpsc::Sender<(NetworkId, Upcall)>,
+    upcalls: UpcallReceiver,
+    upcall_sender: UpcallSender,
     clocks: ClockWatch,
     /// When the services' memory was last written.
     saved: Instant,
@@ -142,7 +144,7 @@ impl Agent {
         let server = Server::bind(&options.socket, Access::of_this_host())?;
         let services = Services::start(&options.config, &store).await?;
         let (clients, replies) = server.start();
-        let (upcall_sender, upcalls) = mpsc::channel(UPCALL_QUEUE);
+        let (upcall_sender, upcalls) = upcall_queue(UPCALL_QUEUE);
         let mut agent = Self {
             started: clock::now(),
             store,
@@ -200,7 +202,7 @@ impl Agent {
             Event::Upcall(network, upcall) => {
                 self.handle_upcall(network, upcall);
                 for _ in 1..UPCALL_BURST {
-                    let Ok((network, upcall)) = self.upcalls.try_recv() else { break };
+                    let Some((network, upcall)) = self.upcalls.try_recv() else { break };
                     self.handle_upcall(network, upcall);
                 }
             }

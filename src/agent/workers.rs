@@ -2,8 +2,8 @@
 //!
 //! Plain threads carry every packet to completion, with blocking `poll(2)` and no runtime. What they
 //! share with `mesh` is a [`ForwardingTable`] snapshot and the slots in it; what they cannot answer
-//! goes up as an [`Upcall`] over the control loop's bounded channel, never waiting: what finds it
-//! full is counted and dropped.
+//! goes up as an [`Upcall`] over the control loop's bounded queue, never waiting: what finds its
+//! share of it full is counted and dropped.
 //!
 //! # The division
 //!
@@ -51,10 +51,10 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, eventfd, poll};
-use tokio::sync::mpsc;
 
+use super::upcalls::UpcallSender;
 use crate::forward::coalesce::Merge;
-use crate::forward::{DropCounters, ForwardingTable, HandshakeGuard, Upcall, Upcalls};
+use crate::forward::{DropCounters, ForwardingTable, HandshakeGuard, Upcalls};
 use crate::identity::NetworkId;
 use crate::io::tun::{TunDevice, TunQueue};
 use crate::io::udp::UdpPort;
@@ -77,10 +77,10 @@ struct Plane {
     network: NetworkId,
     port: Arc<UdpPort>,
     table: ArcSwap<ForwardingTable>,
-    guard: ArcSwap<HandshakeGuard>,
+    guard: Arc<HandshakeGuard>,
     drops: DropCounters,
     device: ArcSwapOption<Device>,
-    upcalls: mpsc::Sender<(NetworkId, Upcall)>,
+    upcalls: UpcallSender,
 }
 
 /// The interface, while it is on.
@@ -109,14 +109,14 @@ impl Workers {
         network: NetworkId,
         port: Arc<UdpPort>,
         guard: Arc<HandshakeGuard>,
-        upcalls: mpsc::Sender<(NetworkId, Upcall)>,
+        upcalls: UpcallSender,
     ) -> io::Result<Self> {
         let queues = port.queues().len();
         let plane = Arc::new(Plane {
             network,
             port,
             table: ArcSwap::default(),
-            guard: ArcSwap::new(guard),
+            guard,
             drops: DropCounters::default(),
             device: ArcSwapOption::empty(),
             upcalls,
@@ -135,11 +135,6 @@ impl Workers {
         self.plane.table.store(table);
     }
 
-    /// Handshakes are guarded by this from now on.
-    pub fn set_guard(&self, guard: Arc<HandshakeGuard>) {
-        self.plane.guard.store(guard);
-    }
-
     /// What was dropped, and why.
     pub fn drops(&self) -> &DropCounters {
         &self.plane.drops
@@ -151,7 +146,8 @@ impl Workers {
     }
 
     /// Whether datagrams are received.
-    pub fn is_running(&self) -> bool {
+    #[cfg(test)]
+    fn is_running(&self) -> bool {
         !self.inward.is_empty() && self.inward.iter().all(Worker::is_running)
     }
 
@@ -234,18 +230,9 @@ impl Worker {
 impl Plane {
     /// Gives the upcalls of a batch to the control loop.
     fn pass(&self, upcalls: &mut Upcalls) {
-        // Anybody can send a STUN message, so these fill half of the queue at most: a flood of them
-        // must not keep out what came through a tunnel or passed the guard.
-        let half = self.upcalls.max_capacity() / 2;
         for upcall in upcalls.drain() {
-            let anybodys = matches!(upcall, Upcall::Datagram { .. });
-            if anybodys && self.upcalls.capacity() <= half {
-                self.drops.count(upcall.overflow());
-                continue;
-            }
-            if let Err(refused) = self.upcalls.try_send((self.network, upcall)) {
-                let (_, upcall) = refused.into_inner();
-                self.drops.count(upcall.overflow());
+            if let Err(refused) = self.upcalls.offer(self.network, upcall) {
+                self.drops.count(refused.overflow());
             }
         }
     }
@@ -267,8 +254,9 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
     use std::time::Instant;
 
+    use super::super::upcalls::{UpcallReceiver, upcall_queue};
     use super::*;
-    use crate::forward::{Carries, DropReason, PeerSlot, SlotIndex, Tunnel};
+    use crate::forward::{Carries, DropReason, PeerSlot, SlotIndex, Tunnel, Upcall};
     use crate::identity::WgSecret;
     use crate::io::clock;
     use crate::io::udp::UdpOptions;
@@ -280,7 +268,7 @@ mod tests {
         workers: Workers,
         port: Arc<UdpPort>,
         slot: Arc<PeerSlot>,
-        upcalls: mpsc::Receiver<(NetworkId, Upcall)>,
+        upcalls: UpcallReceiver,
     }
 
     impl Side {
@@ -300,7 +288,7 @@ mod tests {
                 UdpPort::bind(UdpOptions { queues: workers, ..UdpOptions::default() }).unwrap(),
             );
             let guard = Arc::new(HandshakeGuard::new(&[&secret], now));
-            let (sender, upcalls) = mpsc::channel(queue);
+            let (sender, upcalls) = upcall_queue(queue);
             let workers = Workers::start(NETWORK, port.clone(), guard, sender).unwrap();
             workers.set_table(Arc::new(ForwardingTable::new([slot.clone()])));
             Self { workers, port, slot, upcalls }

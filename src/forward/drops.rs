@@ -42,6 +42,8 @@ reasons! {
     CookieSent = "cookie-sent",
     /// A handshake message under load, when enough cookies went out in this second.
     CookieBudget = "cookie-budget",
+    /// A cookie that answers no initiation of ours.
+    UnaskedCookie = "unasked-cookie",
     /// A transport datagram for a slot or session that is not there.
     UnknownIndex = "unknown-index",
     /// A transport datagram that the peer did not seal.

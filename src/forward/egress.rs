@@ -141,7 +141,7 @@ impl Egress {
             return Err(DropReason::NoRoute);
         }
         let Some((slot, to)) = route.and_then(|slot| Some((slot, slot.endpoint()?))) else {
-            detour.hand_up(&mut segments, &header, shared);
+            detour.hand_up(&mut segments, &header, route.map(|slot| &**slot), shared, now);
             return Ok(());
         };
         let target = Target { slot, to, ecn };
@@ -153,7 +153,7 @@ impl Egress {
             Ok(true)
         };
         if sealed == Ok(false) {
-            detour.hand_up(&mut segments, &header, shared);
+            detour.hand_up(&mut segments, &header, Some(slot), shared, now);
         }
         if outbox.buffer.is_empty() || outbox.buffer.is_complete() {
             outbox.send(send);
@@ -361,6 +361,29 @@ mod tests {
         a.send(&[[&vnet.encode()[..], &whole].concat()]);
         let first: Vec<_> = packets[..8].iter().map(|packet| no_session(B.0, packet)).collect();
         assert_eq!(a.upcalls(), first, "the first eight of a super-packet");
+    }
+
+    #[test]
+    fn packets_for_whom_cannot_be_reached_go_up_a_few_a_second() {
+        let (mut a, _) = strangers();
+        a.slot().set_endpoint(None);
+        let (peer, nobody) =
+            (build(A.0, B.0, UDP, b"hello"), build(A.0, "10.0.9.9", UDP, b"hello"));
+        let mut up = 0;
+        for _ in 0..1000 {
+            a.send(&[single(&peer)]);
+            up += a.upcalls().len();
+        }
+        assert_eq!(up, 64, "for one device");
+        for _ in 0..1000 {
+            a.send(&[single(&nobody)]);
+            up += a.upcalls().len();
+        }
+        assert_eq!(up, 64 + 256, "for all that are not in use");
+        assert_eq!(a.drops.get(DropReason::NoSessionUpcall), 936 + 744);
+        a.now += Duration::from_secs(1);
+        a.send(&[single(&peer), single(&nobody)]);
+        assert_eq!(a.upcalls().len(), 2);
     }
 
     #[test]

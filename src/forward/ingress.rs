@@ -157,9 +157,12 @@ impl Ingress {
         now: Instant,
     ) -> Result<(), DropReason> {
         // Answers name the slot that asked: one that asked nothing costs nothing.
-        let unknown = |index| shared.table.slot(SlotIndex::of_receiver(index)).is_none();
-        if receiver_index(datagram).is_some_and(unknown) {
-            return Err(DropReason::UnknownIndex);
+        if let Some(index) = receiver_index(datagram) {
+            let slot = shared.table.slot(SlotIndex::of_receiver(index));
+            let slot = slot.ok_or(DropReason::UnknownIndex)?;
+            if classify(datagram) == Class::CookieReply && !slot.may_take_cookie(from, now) {
+                return Err(DropReason::UnaskedCookie);
+            }
         }
         let proven = || self.proven.holds(from, shared.table, now);
         match shared.guard.check(from, datagram, proven, now) {
@@ -593,7 +596,7 @@ mod tests {
         let mut stun = [0; 20];
         stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
         b.receive(at(3), &[(20, stun.repeat(1000))]);
-        assert_eq!(b.upcalls().len(), 128, "half of the room: the rest is for whom we know");
+        assert_eq!(b.upcalls().len(), 128, "its share: the rest is for whom we know");
         assert_eq!(b.drops.get(DropReason::DatagramUpcall), 872);
         let mut answer = vec![0; 92];
         answer[0] = 2;
@@ -603,16 +606,37 @@ mod tests {
     }
 
     #[test]
+    fn cookies_go_up_only_where_a_handshake_waits_for_them() {
+        let (a, mut b) = strangers();
+        let mut cookie = vec![9; 64];
+        cookie[..8].copy_from_slice(&[3, 0, 0, 0, 0, 2, 0, 0]);
+        let run = [(64, cookie.clone())];
+        b.receive(at(1), &run);
+        assert_eq!(b.drops.get(DropReason::UnaskedCookie), 1, "no handshake is under way");
+        b.slot().tunnel.lock().initiate(a.now);
+        b.receive(at(3), &run);
+        assert_eq!(b.drops.get(DropReason::UnaskedCookie), 2, "the initiation went elsewhere");
+        assert_eq!(b.upcalls(), []);
+        for _ in 0..20 {
+            b.receive(at(1), &run);
+        }
+        let up = Upcall::Handshake { from: at(1), bytes: cookie };
+        assert_eq!(b.upcalls(), [up.clone(), up], "two a second");
+    }
+
+    #[test]
     fn a_flood_of_handshakes_is_answered_with_cookies_that_are_counted() {
         let (a, mut b) = strangers();
         let initiation = a.slot().tunnel.lock().initiate(a.now);
+        let mut up = 0;
         for host in 0..120 {
             b.receive(at(host), &[(148, initiation.clone())]);
+            up += b.upcalls().len();
         }
         let replies: Vec<_> = b.ingress.drain_replies().collect();
         assert_eq!(replies.len(), 20);
         assert!(replies.iter().all(|(_, cookie)| cookie[..4] == [3, 0, 0, 0]));
         assert_eq!(b.drops.get(DropReason::CookieSent), 20);
-        assert_eq!(b.upcalls().len(), 100);
+        assert_eq!(up, 100);
     }
 }

@@ -42,7 +42,7 @@ pub use guard::{HandshakeGuard, Verdict};
 pub use slot::{Carries, Limit, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};
 pub use tunnel::Tunnel;
-pub use upcall::Upcalls;
+pub use upcall::{Kind as UpcallKind, Upcalls};
 
 use std::net::{IpAddr, SocketAddr};
 

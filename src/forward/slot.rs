@@ -76,6 +76,14 @@ const TOO_BIG_INTERVAL: Duration = Duration::from_millis(10);
 /// a counter, and not the control loop, which all peers share.
 const CONTROL_A_SECOND: u64 = 256;
 
+/// Packets for one peer that go up to `mesh` in a second, to wait for a path or a session there: some
+/// times what it keeps for a peer. A local program that talks to a device that is off, or a member
+/// that has the host answer it where nobody listens for the answers, costs a counter beyond that.
+const WAITING_A_SECOND: u64 = 64;
+
+/// Cookies for one peer that go up in a second: each answers an initiation, which leave one a second.
+const COOKIES_A_SECOND: u64 = 2;
+
 /// The shortest time between two hints to `mesh` of one kind about one slot.
 const HINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -100,8 +108,9 @@ pub struct PeerSlot {
     limit: AtomicU32,
     roamed_ms: AtomicU64,
     awake_ms: AtomicU64,
-    /// A second since the slot was made, and how many control messages went up in it.
-    control: AtomicU64,
+    control: Allowance,
+    waiting: Allowance,
+    cookies: Allowance,
     too_big_ms: AtomicU64,
 }
 
@@ -126,7 +135,9 @@ impl PeerSlot {
             limit: AtomicU32::new(Limit::LOWEST.pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
-            control: AtomicU64::new(0),
+            control: Allowance::default(),
+            waiting: Allowance::default(),
+            cookies: Allowance::default(),
             too_big_ms: AtomicU64::new(0),
         }
     }
@@ -146,7 +157,9 @@ impl PeerSlot {
             limit: AtomicU32::new(before.limit().pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
-            control: AtomicU64::new(0),
+            control: Allowance::default(),
+            waiting: Allowance::default(),
+            cookies: Allowance::default(),
             too_big_ms: AtomicU64::new(0),
         }
     }
@@ -228,13 +241,20 @@ impl PeerSlot {
 
     /// Whether `mesh` may be given one more control message of this peer in this second.
     pub(super) fn may_pass_control(&self, now: Instant) -> bool {
-        let (state, second) = (self.control.load(Ordering::Relaxed), self.age_ms(now) / 1000);
-        let passed = if state >> 16 == second { state & 0xffff } else { 0 };
-        let may = passed < CONTROL_A_SECOND;
-        if may {
-            self.control.store(second << 16 | (passed + 1), Ordering::Relaxed);
-        }
-        may
+        self.control.take(CONTROL_A_SECOND, self.age_ms(now) / 1000)
+    }
+
+    /// Whether one more packet for this peer may go up to wait in this second.
+    pub(super) fn may_wait(&self, now: Instant) -> bool {
+        self.waiting.take(WAITING_A_SECOND, self.age_ms(now) / 1000)
+    }
+
+    /// Whether a cookie from `from` may go up: it has no MAC that a stranger could not make, so it
+    /// must answer an initiation that is under way, from where that went.
+    pub(super) fn may_take_cookie(&self, from: SocketAddr, now: Instant) -> bool {
+        self.endpoint() == Some(from)
+            && self.tunnel.lock().is_handshaking()
+            && self.cookies.take(COOKIES_A_SECOND, self.age_ms(now) / 1000)
     }
 
     /// Whether `mesh` may be told now that this tunnel's timers are overdue: at most once a second.
@@ -252,6 +272,24 @@ impl PeerSlot {
         let due = then == 0 || ms.saturating_sub(then) >= interval.as_millis() as u64;
         // Of two threads that race here one wins, so one hint goes up.
         due && last.compare_exchange(then, ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// So many a second: which second, and how many were taken in it.
+#[derive(Debug, Default)]
+pub(super) struct Allowance(AtomicU64);
+
+impl Allowance {
+    /// Takes one of the `most` (below 2^16) of this second; `false` where none is left. Threads that
+    /// race may take one more.
+    pub(super) fn take(&self, most: u64, second: u64) -> bool {
+        let state = self.0.load(Ordering::Relaxed);
+        let taken = if state >> 16 == second { state & 0xffff } else { 0 };
+        let left = taken < most;
+        if left {
+            self.0.store(second << 16 | (taken + 1), Ordering::Relaxed);
+        }
+        left
     }
 }
 

@@ -67,10 +67,10 @@ impl Plane {
     fn receive(&self, family: Family, inbox: &mut Inbox) -> io::Result<()> {
         let Inbox { index, batch, ingress, upcalls } = inbox;
         let pair = &self.port.queues()[*index];
-        let (table, guard) = (self.table.load(), self.guard.load());
+        let table = self.table.load();
         let device = self.device.load_full();
         ingress.set_merge(device.as_ref().map_or(Merge::Plain, |device| *device.merge.lock()));
-        let mut shared = Shared { table: &table, guard: &guard, drops: &self.drops, upcalls };
+        let mut shared = Shared { table: &table, guard: &self.guard, drops: &self.drops, upcalls };
         let mut write = |frame: &[IoSlice<'_>]| self.write(device.as_deref(), *index, frame);
         for _ in 0..BATCHES_A_TURN {
             if pair.recv(family, batch)? == 0 {

@@ -54,8 +54,8 @@ impl Plane {
         egress: &mut Egress,
         upcalls: &mut Upcalls,
     ) -> io::Result<()> {
-        let (table, guard, now) = (self.table.load(), self.guard.load(), clock::now());
-        let mut shared = Shared { table: &table, guard: &guard, drops: &self.drops, upcalls };
+        let (table, now) = (self.table.load(), clock::now());
+        let mut shared = Shared { table: &table, guard: &self.guard, drops: &self.drops, upcalls };
         let mut send = |batch: Batch<'_>| self.send(socket, &batch);
         let mut result = Ok(());
         for _ in 0..FRAMES_A_TURN {

@@ -12,7 +12,7 @@ use super::super::fragment::{Fragments, too_big, wants_answer};
 use super::super::outcome::TunnelError;
 use super::super::packet::Header;
 use super::super::segment::{Segments, VnetHeader};
-use super::super::slot::Limit;
+use super::super::slot::{Allowance, Limit, PeerSlot};
 use super::super::{DropReason, Shared, Upcall};
 use super::{MAX_WAITING, Outbox, Target};
 
@@ -23,6 +23,10 @@ const MAX_ANSWERS: usize = 16;
 /// an Ethernet.
 const MAX_PIECE: usize = 1_500;
 
+/// Packets a second, of one queue, that go up for devices that are not in use: each may bring one
+/// into use. More is a program that talks to every address there is.
+const UNROUTED_A_SECOND: u64 = 256;
+
 /// The slow way.
 #[derive(Debug)]
 pub(super) struct Detour {
@@ -31,12 +35,21 @@ pub(super) struct Detour {
     piece: Box<[u8]>,
     /// Frames for the device.
     answers: Vec<Vec<u8>>,
+    /// What goes up for devices that are not in use, by the second since the first.
+    unrouted: Allowance,
+    since: Option<Instant>,
 }
 
 impl Detour {
     /// For a queue whose frames begin with a `virtio_net_hdr`, or not.
     pub(super) fn new(vnet: bool) -> Self {
-        Self { vnet, piece: vec![0; MAX_PIECE].into_boxed_slice(), answers: Vec::new() }
+        Self {
+            vnet,
+            piece: vec![0; MAX_PIECE].into_boxed_slice(),
+            answers: Vec::new(),
+            unrouted: Allowance::default(),
+            since: None,
+        }
     }
 
     /// What a router on the way would say.
@@ -72,13 +85,21 @@ impl Detour {
         }
     }
 
-    /// Gives the first packets of what is left of a frame to `mesh`, with the one that was made last.
+    /// Gives the first packets of what is left of a frame to `mesh`, with the one that was made last;
+    /// `slot` is the device's, where it is in use.
     pub(super) fn hand_up(
         &mut self,
         segments: &mut Segments<'_>,
         header: &Header,
+        slot: Option<&PeerSlot>,
         shared: &mut Shared<'_>,
+        now: Instant,
     ) {
+        let second = now.saturating_duration_since(*self.since.get_or_insert(now)).as_secs();
+        let may_wait = || match slot {
+            Some(slot) => slot.may_wait(now),
+            None => self.unrouted.take(UNROUTED_A_SECOND, second),
+        };
         let lowest = usize::from(Limit::LOWEST.packet);
         // Whether they fit is seen to below, packet by packet.
         let _ = segments.fit(lowest);
@@ -87,7 +108,7 @@ impl Detour {
             let mut push = |piece: &[u8]| {
                 if room > 0 {
                     room -= 1;
-                    wait(header, piece, shared);
+                    wait(header, piece, may_wait(), shared);
                 }
                 Ok(())
             };
@@ -140,28 +161,34 @@ fn seal_piece(
     send: &mut dyn FnMut(Batch<'_>),
     now: Instant,
 ) -> Result<(), DropReason> {
-    let sealed_len = slot.tunnel.lock().sealed_len(piece.len());
-    if outbox.buffer.reserve(to, ecn, sealed_len).is_none() {
+    // One lock for the length and the sealing: `mesh` may set another limit in between.
+    let seal = |outbox: &mut Outbox| {
+        let mut tunnel = slot.tunnel.lock();
+        let sealed_len = tunnel.sealed_len(piece.len());
+        let mut room = outbox.buffer.reserve(to, ecn, sealed_len)?;
+        let sealed = tunnel.seal_into(piece, &mut room, now);
+        Some(sealed.map(|_| room.commit()).map(|()| sealed_len))
+    };
+    let sealed = seal(outbox).or_else(|| {
         outbox.send_on(send);
-    }
-    let room = outbox.buffer.reserve(to, ecn, sealed_len);
-    let mut room = room.ok_or(DropReason::BadOffload)?;
-    let sealed = slot.tunnel.lock().seal_into(piece, &mut room, now);
-    match sealed {
-        Ok(_) => {
-            room.commit();
-            slot.count_sent(1, sealed_len, now);
-        }
+        seal(outbox)
+    });
+    match sealed.ok_or(DropReason::BadOffload)? {
+        Ok(sealed_len) => slot.count_sent(1, sealed_len, now),
         Err(TunnelError::NoSession | TunnelError::CounterLimit) => {
             let header = Header::parse(piece).ok_or(DropReason::MalformedPacket)?;
-            wait(&header, piece, shared);
+            wait(&header, piece, slot.may_wait(now), shared);
         }
         Err(_) => return Err(DropReason::BadOffload),
     }
     Ok(())
 }
 
-fn wait(header: &Header, packet: &[u8], shared: &mut Shared<'_>) {
+/// Hands a packet up to wait for a session, where it `may`.
+fn wait(header: &Header, packet: &[u8], may: bool, shared: &mut Shared<'_>) {
+    if !may {
+        return shared.drops.count(DropReason::NoSessionUpcall);
+    }
     let (destination, packet) = (header.destination, packet.to_vec());
     shared.upcalls.push(Upcall::NoSession { destination, packet }, shared.drops);
 }
