@@ -76,7 +76,7 @@ fn watch(world: &World, victim: &mut Victim, noise: Noise, options: &Options) ->
             let spent = processor_time(pid)?;
             rates.push(server.stream(&victim.b.namespace, STREAM, &[])?.gigabits);
             let spent = processor_time(pid)? - spent;
-            let sent = flood.finish()?;
+            let sent = flood.finish(0)?;
             if target != closed {
                 seen.core.push(spent.as_secs_f64() / STREAM as f64);
                 seen.sent.push(sent);
@@ -89,7 +89,7 @@ fn watch(world: &World, victim: &mut Victim, noise: Noise, options: &Options) ->
     for _ in 0..if options.quick { 3 } else { COMEBACKS } {
         seen.comebacks.push(comes_back(&mut victim.b, to)?);
     }
-    seen.sent.push(flood.finish()?);
+    seen.sent.push(flood.finish(0)?);
     seen.growth = seen.growth.max(resident(pid)?.saturating_sub(before));
     Ok(seen)
 }

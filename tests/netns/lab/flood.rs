@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,8 @@ impl Noise {
 
 /// A flood that goes on until it is finished or dropped.
 pub struct Flood {
-    stop: Arc<AtomicBool>,
+    /// How many datagrams it sends in all.
+    end: Arc<AtomicU64>,
     sender: Option<JoinHandle<Sent>>,
 }
 
@@ -90,15 +91,15 @@ impl Flood {
         let socket = from.run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(RAW))));
         let socket = socket.context("a raw socket")?;
         socket.connect(&SocketAddrV4::new(*to.ip(), 0).into())?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let sender = std::thread::spawn(move || send(&socket, packets, a_second, random, &stopped));
-        Ok(Flood { stop, sender: Some(sender) })
+        let end = Arc::new(AtomicU64::new(u64::MAX));
+        let ends = Arc::clone(&end);
+        let sender = std::thread::spawn(move || send(&socket, packets, a_second, random, &ends));
+        Ok(Flood { end, sender: Some(sender) })
     }
 
-    /// Ends it.
-    pub fn finish(mut self) -> Result<Sent> {
-        self.stop.store(true, Ordering::Relaxed);
+    /// Ends it, once `least` datagrams went out.
+    pub fn finish(mut self, least: u64) -> Result<Sent> {
+        self.end.store(least, Ordering::Relaxed);
         let sender = self.sender.take().context("finished once")?;
         sender.join().map_err(|_| anyhow!("the sender of a flood panicked"))
     }
@@ -106,7 +107,7 @@ impl Flood {
 
 impl Drop for Flood {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end.store(0, Ordering::Relaxed);
     }
 }
 
@@ -115,12 +116,12 @@ fn send(
     mut packets: Vec<Vec<u8>>,
     a_second: u32,
     mut random: Random,
-    stop: &AtomicBool,
+    end: &AtomicU64,
 ) -> Sent {
     let started = Instant::now();
     let mut pacer = Pacer::new(f64::from(a_second));
     let (mut datagrams, mut at) = (0, 0);
-    while !stop.load(Ordering::Relaxed) {
+    while datagrams < end.load(Ordering::Relaxed) {
         let due = pacer.due();
         if at + due > packets.len() {
             at = 0;

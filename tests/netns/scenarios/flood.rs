@@ -25,8 +25,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
 const GROWTH: u64 = 8 << 20;
 /// An honest device is back well before this, also on a machine that runs another test.
 const HONEST: Duration = Duration::from_secs(20);
-/// Less than this is no flood.
-const LEAST: f64 = 20_000.0;
+/// Fewer datagrams than this are no flood; how fast they leave is up to the machine.
+const LEAST: u64 = 20_000;
 /// Connections that a local user holds open.
 const HALF_OPEN: usize = 1000;
 /// One line without an end.
@@ -83,9 +83,8 @@ fn datagrams(world: &mut World) -> Result<()> {
     for noise in victim.noises()? {
         let flood = Flood::start(&victim.stranger, target, noise, A_SECOND)?;
         let back = comes_back(&mut victim.b, overlay);
-        let sent = flood.finish()?;
+        flood.finish(LEAST)?;
         back.with_context(|| format!("in a flood of {}", noise.name()))?;
-        ensure!(sent.rate() > LEAST, "a flood of {:.0} datagrams a second", sent.rate());
         let growth = resident(pid)?.saturating_sub(before);
         ensure!(growth <= GROWTH, "{} cost {growth} bytes of memory", noise.name());
     }
