@@ -102,8 +102,8 @@ pub struct PeerSlot {
     pub allowed: Vec<(IpAddr, u8)>,
     /// What it may carry.
     pub carries: Carries,
-    /// What it carried.
-    pub stats: Stats,
+    /// What it carried; its successor counts on.
+    pub stats: Arc<Stats>,
     born: Instant,
     limit: AtomicU32,
     roamed_ms: AtomicU64,
@@ -130,7 +130,7 @@ impl PeerSlot {
             endpoint: ArcSwapOption::empty(),
             allowed,
             carries,
-            stats: Stats::default(),
+            stats: Arc::default(),
             born: now,
             limit: AtomicU32::new(Limit::LOWEST.pack()),
             roamed_ms: AtomicU64::new(0),
@@ -142,8 +142,8 @@ impl PeerSlot {
         }
     }
 
-    /// The slot that takes the place of `before`: the same number, sessions and endpoint, other
-    /// rights. For a guest that became a member.
+    /// The slot that takes the place of `before`: the same number, sessions, endpoint and counts, other
+    /// rights. For a guest that became a member, and for a member with another certificate.
     pub fn succeeding(before: &Self, allowed: Vec<(IpAddr, u8)>, carries: Carries) -> Self {
         Self {
             index: before.index,
@@ -152,7 +152,7 @@ impl PeerSlot {
             endpoint: ArcSwapOption::new(before.endpoint.load_full()),
             allowed,
             carries,
-            stats: Stats::default(),
+            stats: before.stats.clone(),
             born: before.born,
             limit: AtomicU32::new(before.limit().pack()),
             roamed_ms: AtomicU64::new(0),

@@ -49,7 +49,7 @@ use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
     Bell, DhtKey, Epoch, MAX_SPONSORS, Meeting, NetworkSecret, Record, RecordError, Rendezvous,
-    Seat, SignedItem, decode_devices, encode_devices,
+    Seat, SignedItem, decode_devices, encode_devices, is_future,
 };
 
 /// How long the members at the other ends of this device's tunnels have to bring about a tunnel to a
@@ -314,7 +314,7 @@ impl Directory {
         let valid = match target {
             Target::Device(device) => self.take_record(item, device, (epoch, first), now),
             Target::Bell => self.take_bell(item, (epoch, first), now),
-            Target::Seat(invite, seat) => self.take_seat(item, invite, (seat, first)),
+            Target::Seat(invite, seat) => self.take_seat(item, invite, (seat, first), now),
         };
         if valid.is_none() {
             tracing::debug!(seq = item.seq, "an item of the DHT was refused");
@@ -362,6 +362,7 @@ impl Directory {
         item: &SignedItem,
         invite: InviteId,
         flight: (Seat, bool),
+        now: Instant,
     ) -> Option<()> {
         let (seat, first) = flight;
         let meeting = Meeting::open(item, self.keys.invites.get(&invite)?, seat).ok()?;
@@ -371,7 +372,10 @@ impl Directory {
         if endpoints.is_empty() || !(newer || (first && meeting.seq() == chase.seat_seq)) {
             return Some(());
         }
-        chase.seat_seq = meeting.seq();
+        // Everybody who holds the invite can write here. Nobody's word closes the ears for ever.
+        if !self.keys.wall.is_some_and(|wall| is_future(meeting.seq(), wall.at(now))) {
+            chase.seat_seq = meeting.seq();
+        }
         self.events.push_back(match meeting.wg() {
             Some(wg) => Found::Sponsor { invite, wg, endpoints },
             None => Found::Joiner { invite, endpoints },

@@ -5,11 +5,13 @@
 //! catches up with a long log, a few ops at a time, does not derive ten thousand members three
 //! thousand times.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::peer::Who;
+use super::peer::{Who, allowed_sources};
 use super::tags::Caller;
 use super::*;
+use crate::forward::PeerSlot;
 use crate::identity::DeviceId;
 use crate::membership::{OpId, SignedOp, Verified};
 use crate::wire::stun::CheckKey;
@@ -61,18 +63,26 @@ impl Mesh {
         self.deadlines.set(Timer::Roster, due);
     }
 
-    /// A member has another name, address or key than `before`.
+    /// A member is not as it was `before`. Only another tunnel key ends its tunnels: a certificate that
+    /// was renewed, or another address, is no reason to make them anew on every device at once.
     fn member_altered(&mut self, before: &Member, now: Instant) {
         if before.id == self.me.identity.id.public() {
             return;
         }
-        // The slot holds the device's old addresses or key.
-        let stale: Vec<_> = self.peers.of(&Who::Member(before.id)).map(|peer| peer.key).collect();
-        stale.into_iter().for_each(|key| self.drop_peer(key, now));
-        let same = self.ledger.roster().get(&before.id).is_some_and(|now| now.wg == before.wg);
-        if !same {
+        let Some(member) = self.ledger.roster().get(&before.id) else { return };
+        if member.wg != before.wg {
             self.forbid(&caller(before), now);
-            self.allow_member(&before.id);
+            return self.allow_member(&before.id);
+        }
+        let allowed = allowed_sources(member);
+        let keys: Vec<_> = self.peers.of(&Who::Member(before.id)).map(|peer| peer.key).collect();
+        for key in keys {
+            let Some(peer) = self.peers.touch(key) else { continue };
+            if peer.slot.allowed != allowed {
+                let carries = peer.slot.carries;
+                peer.slot = Arc::new(PeerSlot::succeeding(&peer.slot, allowed.clone(), carries));
+                self.peers.note_slots_changed();
+            }
         }
     }
 

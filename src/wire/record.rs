@@ -263,14 +263,19 @@ fn open_item(item: &SignedItem, key: DhtKey, shared: &[u8; 32]) -> Result<Vec<u8
 
 /// Refuses what is too old or from the future, by the sequence number.
 fn check_age(seq: i64, now: UnixTime) -> Result<(), RecordError> {
-    let seq = u64::try_from(seq).map_err(|_| RecordError::Malformed)?;
-    if seq > now.0.saturating_add(MAX_AHEAD_SECS) {
+    if is_future(seq, now) {
         return Err(RecordError::Future);
     }
+    let seq = u64::try_from(seq).map_err(|_| RecordError::Malformed)?;
     if seq.saturating_add(MAX_AGE_SECS) < now.0 {
         return Err(RecordError::Stale);
     }
     Ok(())
+}
+
+/// Whether no honest clock can have given this sequence number by now.
+pub fn is_future(seq: i64, now: UnixTime) -> bool {
+    u64::try_from(seq).is_ok_and(|seq| seq > now.0.saturating_add(MAX_AHEAD_SECS))
 }
 
 fn cipher(shared: &[u8; 32], key: &[u8; 32]) -> XChaCha20Poly1305 {

@@ -186,6 +186,11 @@ impl World {
         Wall::new(self.unix(wrong_by), self.now())
     }
 
+    /// What right clocks show.
+    pub(super) fn unix_now(&self) -> UnixTime {
+        self.unix(0)
+    }
+
     fn unix(&self, wrong_by: i64) -> UnixTime {
         UnixTime((EPOCH + self.elapsed().as_secs()).saturating_add_signed(wrong_by))
     }

@@ -1,5 +1,6 @@
 //! A member that keeps its keys and says whatever it likes: what [`Attack`]s there are, and how they
-//! are made from its identity, its tunnels, and what was seen on the wire.
+//! are made from its identity, its tunnels, and what was seen on the wire; `treason.rs` has those that
+//! its keys make.
 //!
 //! Its own mesh goes on as if nothing were, so that it is everybody's peer while it lies.
 
@@ -43,11 +44,17 @@ pub enum Attack {
     FutureHandshakes,
     /// Beacons that were never sent.
     Beacons,
+    /// Two ops under one number, where it is an admin: the other hears of one, the rest of the other.
+    Fork,
+    /// What all members can write in the DHT, with the last sequence number that there is.
+    EndOfTime,
+    /// Handshakes and certificates with keys of low order.
+    LowOrder,
 }
 
 impl Attack {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::WrongSources,
         Self::Garbage,
         Self::Lies,
@@ -57,6 +64,9 @@ impl Attack {
         Self::Mutants,
         Self::FutureHandshakes,
         Self::Beacons,
+        Self::Fork,
+        Self::EndOfTime,
+        Self::LowOrder,
     ];
 }
 
@@ -113,6 +123,9 @@ impl World {
                     self.take_effect(villain, vec![Effect::Beacon(bytes)]);
                 }
             }
+            Attack::Fork => self.fork(villain, victim, &mut rng),
+            Attack::EndOfTime => self.write_at_the_end_of_time(villain, &mut rng),
+            Attack::LowOrder => self.use_low_order(villain, victim, &mut rng),
         }
     }
 
@@ -230,7 +243,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, villain: DeviceNo, victim: DeviceNo, message: &Control) {
+    pub(super) fn tell(&mut self, villain: DeviceNo, victim: DeviceNo, message: &Control) {
         if let Ok(bytes) = message.encode() {
             self.say(villain, victim, &bytes);
         }

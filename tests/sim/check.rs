@@ -132,6 +132,11 @@ impl Checks {
         }
     }
 
+    /// A hostile author signed this beside its log.
+    pub fn betrayed(&mut self, op: OpId) {
+        self.known.insert(op);
+    }
+
     /// Ops came to a device's disk: one is there first at its author, and no author ever writes two
     /// under one number.
     pub fn written(&mut self, device: DeviceNo, node: &Node, ops: &[Vec<u8>]) {

@@ -40,4 +40,5 @@ mod scenarios;
 mod shrink;
 mod survey;
 mod tally;
+mod treason;
 mod world;

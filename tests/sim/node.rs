@@ -10,7 +10,7 @@ use ginnel::forward::coalesce::Merge;
 use ginnel::forward::ecn::Ecn;
 use ginnel::forward::egress::Egress;
 use ginnel::forward::ingress::{Ingress, Run};
-use ginnel::forward::{DropCounters, ForwardingTable, HandshakeGuard, Shared, Upcalls};
+use ginnel::forward::{DropCounters, ForwardingTable, HandshakeGuard, PeerSlot, Shared, Upcalls};
 use ginnel::mesh::event::{Input, InterfaceConfig, Output, Persist, RequestId, Ticket};
 use ginnel::mesh::{Mesh, Settings};
 use ginnel::wire::classify::classify;
@@ -193,6 +193,11 @@ impl Node {
         self.egress.flush(&mut send);
         self.go_up(now);
         effects
+    }
+
+    /// The slot of the member with this address.
+    pub fn slot_of(&self, address: Ipv6Addr) -> Option<Arc<PeerSlot>> {
+        self.table.route(address.into()).cloned()
     }
 
     /// Seals a packet for the member with this address, past everything that would refuse it.

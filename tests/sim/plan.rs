@@ -268,6 +268,10 @@ fn seconds(choices: &mut Choices<'_>) -> Duration {
     Duration::from_secs(u64::from(1 + choices.below(60)))
 }
 
+/// What the Internet carries, in bytes: an Ethernet's, one within PPPoE and within two tunnels, and the
+/// least that IPv6 allows.
+const MTUS: [u16; 8] = [1500, 1500, 1500, 1500, 1492, 1428, 1360, 1280];
+
 /// Weather of some kind.
 fn weather(choices: &mut Choices<'_>) -> Weather {
     Weather {
@@ -275,7 +279,7 @@ fn weather(choices: &mut Choices<'_>) -> Weather {
         jitter: Duration::from_millis(u64::from(choices.below(50))),
         loss: choices.below(150) as u16,
         duplication: choices.below(100) as u16,
-        ..Weather::FAIR
+        mtu: choices.one_of(&MTUS),
     }
 }
 

@@ -270,6 +270,25 @@ fn both_sides_of_an_invite_find_each_other() {
 }
 
 #[test]
+fn a_seat_from_the_end_of_time_does_not_hide_the_true_one() {
+    let now = Instant::now();
+    let mut joiner = directory(now);
+    joiner.seek_sponsors(INVITE, &rv(), now);
+    drain(&mut joiner);
+    let wg = WgPublicKey([7; 32]);
+    let seat = |at: &str, seq: i64| {
+        Meeting::seal(&rv(), Seat::Sponsor(1), (Some(wg), &list(&[at])), seq, [1; 24])
+    };
+    let mut found = Vec::new();
+    for item in [seat("9.9.9.1:1", i64::MAX), seat("9.9.9.2:1", UNIX.0 as i64)] {
+        joiner.handle_dht(&DhtInput::Value(item), now);
+        found.extend(drain(&mut joiner).1);
+    }
+    let of = |at: &str| Found::Sponsor { invite: INVITE, wg, endpoints: list(&[at]) };
+    assert_eq!(found, [of("9.9.9.1:1"), of("9.9.9.2:1")]);
+}
+
+#[test]
 fn a_rendezvous_is_polled_every_two_seconds_at_first() {
     let mut now = Instant::now();
     let mut sponsor = directory(now);

@@ -37,6 +37,11 @@ const RING_TIMEOUT: Duration = Duration::from_secs(30);
 /// step.
 const CONFLICT_WAIT_MS: std::ops::Range<u64> = 200..1000;
 
+/// How often in a row others may be faster before the doorbell is left to the next reading of the
+/// usual pace: any member can write it, and one that always does must not keep the others asking the
+/// DHT every second.
+const MAX_CONFLICTS: u8 = 8;
+
 /// The state of the doorbell as far as this device rings it.
 #[derive(Debug, Default)]
 pub(super) struct Ringer {
@@ -52,6 +57,8 @@ pub(super) struct Ringer {
     read_at: Option<Instant>,
     /// How many readings shall still follow the last ring.
     follow_ups: u8,
+    /// How often in a row another was faster.
+    conflicts: u8,
 }
 
 impl Ringer {
@@ -137,13 +144,19 @@ impl Ringer {
     ) {
         self.in_flight = false;
         let Err(error) = result else {
+            self.conflicts = 0;
             self.follow_ups = FOLLOW_UPS;
             self.follow_up(rng, now);
             return;
         };
         self.rung = None;
         self.written = None;
-        if self.lonely && error != PublishError::NoNodes {
+        if error != PublishError::NoNodes {
+            self.conflicts += 1;
+        }
+        if self.conflicts >= MAX_CONFLICTS {
+            self.conflicts = 0;
+        } else if self.lonely && error != PublishError::NoNodes {
             self.read_by(now + Duration::from_millis(rng.random_range(CONFLICT_WAIT_MS)));
         }
     }

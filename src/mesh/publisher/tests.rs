@@ -322,6 +322,32 @@ fn a_conflict_at_the_doorbell_is_read_again_soon() {
 }
 
 #[test]
+fn a_doorbell_that_somebody_always_wins_is_not_asked_for_every_second() {
+    let mut now = Instant::now();
+    let mut publisher = settled(now);
+    let (key, epoch) = bell_of(UNIX);
+    let mut readings = 0;
+    publisher.set_lonely(true, now);
+    // As nodes answer that hold an item from the end of time.
+    let last = Bell::seal(&secret(), epoch, vec![other_ring(2)], i64::MAX, [1; 24]);
+    while now < publisher.started + Duration::from_secs(300) {
+        if publisher.poll_lookup().is_some() {
+            readings += 1;
+            publisher.handle_dht(&DhtInput::Value(last.clone()), now);
+            publisher.handle_dht(&DhtInput::LookupDone(key), now);
+        }
+        for item in drain(&mut publisher) {
+            assert!(item.seq < i64::MAX, "nothing honest is ever as new as that");
+            let result = Err(PublishError::NotMostRecent);
+            publisher.handle_dht(&DhtInput::Published(item.key, result), now);
+        }
+        now += Duration::from_millis(100);
+        publisher.handle_timeout(now);
+    }
+    assert_eq!(readings, 8);
+}
+
+#[test]
 fn a_device_with_a_tunnel_does_not_ring() {
     let now = Instant::now();
     let mut publisher = settled(now);

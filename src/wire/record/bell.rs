@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use super::{
     AddressKind, Epoch, EpochTime, NONCE_LEN, NetworkSecret, PLAIN_LEN, Reader, RecordError,
-    SignedItem, endpoints, open_item, seal_item,
+    SignedItem, endpoints, is_future, open_item, seal_item,
 };
 use crate::identity::blind::DhtSecret;
 use crate::identity::{DeviceId, kdf};
@@ -89,7 +89,9 @@ impl Bell {
         seal_item(&writer(secret, epoch), secret.key(), plain, seq, nonce)
     }
 
-    /// Checks and opens the doorbell of `epoch`; drops rings that are old or from the future.
+    /// Checks and opens the doorbell of `epoch`; drops rings that are old or from the future. One that
+    /// is itself from the future, by its sequence number, is refused: whoever passed it would have to
+    /// go on from there, up to the last number that there is.
     pub fn open(
         item: &SignedItem,
         secret: &NetworkSecret,
@@ -97,6 +99,9 @@ impl Bell {
         now: UnixTime,
     ) -> Result<Self, RecordError> {
         let plain = open_item(item, bell_key(secret, epoch), secret.key())?;
+        if is_future(item.seq, now) {
+            return Err(RecordError::Future);
+        }
         let rings = Ring::decode_all(&plain)?;
         let recent = rings.into_iter().filter(|ring| is_recent(ring, now)).collect();
         Ok(Self { seq: item.seq, rings: newest(recent) })

@@ -11,8 +11,9 @@ use super::packets::{build, complete, naive_cut, naive_pseudo, naive_sum, sized,
 /// The widest path, in bytes: a little more than an Ethernet.
 const MAX_LIMIT: u16 = 1_600;
 
-/// How many bytes of payload one byte of the input stands for.
-const STEP: usize = 24;
+/// How many bytes of payload one byte of the input stands for: two packets of an Ethernet at most, since
+/// a super-packet may be cut into as many packets as it has bytes.
+const STEP: usize = 8;
 
 /// TCP's flags of packets that mean something as they are: SYN, RST, URG.
 const ALONE: u8 = 0x02 | 0x04 | 0x20;
@@ -222,7 +223,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             // A whole one, one with a partial checksum, a super-packet of 1,000 bytes a packet.
             for (flags, gso_type, size) in [(0, 0, 0), (1, 0, 0), (1, gso, 1000)] {
                 for limit in [60_u16, 600, 1_220] {
-                    let mut frame = vec![3, 60];
+                    let mut frame = vec![3, 200];
                     frame.extend(limit.to_be_bytes());
                     frame.extend([flags, gso_type]);
                     for field in [at + 8, size, at, offset] {
@@ -234,7 +235,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             }
             // Fragments, to be cut further: in the middle, the last, and beyond what a length says.
             for place in [0x2010_u16, 0x0100, 0x1fff, 0x6004] {
-                let mut frame = vec![1, 60, 4, 0];
+                let mut frame = vec![1, 200, 4, 0];
                 frame.extend([0; VnetHeader::LEN]);
                 let mut packet = packet.clone();
                 if at == IPV4_HEADER {
