@@ -41,6 +41,7 @@ use rand::rngs::StdRng;
 use crate::identity::{DeviceId, RootId};
 use crate::membership::{Author, Logs, OpId, SignedOp, Unverified, Verified};
 use crate::mesh::deadlines::Deadlines;
+use crate::mesh::rate::Left;
 use crate::wire::control::{AuthorTag, Control, Fetch, HeadEntry, Heads, Ops};
 
 use gaps::Gaps;
@@ -85,6 +86,8 @@ enum Due {
 /// Keeps this device's logs equal with its peers'.
 pub struct Gossip {
     peers: BTreeMap<DeviceId, Peer>,
+    /// Those whose tunnels are gone: what they may cost goes on.
+    left: Left<Peer>,
     neighbours: Neighbours,
     gaps: Gaps,
     due: Deadlines<Due>,
@@ -100,6 +103,7 @@ impl Gossip {
     pub fn new(root: RootId, rng: StdRng) -> Self {
         Self {
             peers: BTreeMap::new(),
+            left: Left::default(),
             neighbours: Neighbours::default(),
             gaps: Gaps::new(AuthorTag::of(&Author::Root(root))),
             due: Deadlines::default(),
@@ -113,7 +117,7 @@ impl Gossip {
 
     /// A tunnel to `peer` stands, and both proofs held: its first message is our head vector.
     pub fn peer_up(&mut self, peer: DeviceId, logs: &Logs, now: Instant) {
-        let known = self.peers.remove(&peer);
+        let known = self.peers.remove(&peer).or_else(|| self.left.take(&peer));
         self.peers.insert(peer, known.map(Peer::greeted_anew).unwrap_or_default());
         self.neighbours.consider(peer, self.peers.len(), &mut self.rng);
         self.ask_heads(peer, logs, now);
@@ -123,7 +127,9 @@ impl Gossip {
     /// The tunnel to `peer` is gone.
     pub fn peer_down(&mut self, peer: &DeviceId, logs: &Logs, now: Instant) {
         let Some(gone) = self.peers.remove(peer) else { return };
-        self.dropped += gone.inflow.dropped();
+        if let Some(forgotten) = self.left.keep(*peer, gone.greeted_anew()) {
+            self.dropped += forgotten.inflow.dropped();
+        }
         self.neighbours.remove(peer, &self.peers, &mut self.rng);
         self.due.set(Due::Heads(*peer), None);
         self.outbox.retain(|(to, _)| to != peer);
@@ -192,7 +198,8 @@ impl Gossip {
 
     /// Messages that were refused because a peer sent too many.
     pub fn dropped(&self) -> u64 {
-        self.dropped + self.peers.values().map(|peer| peer.inflow.dropped()).sum::<u64>()
+        let all = self.peers.values().chain(self.left.iter());
+        self.dropped + all.map(|peer| peer.inflow.dropped()).sum::<u64>()
     }
 
     /// The next message to send.
@@ -215,7 +222,12 @@ impl Gossip {
         }
         self.schedule(now);
         if self.gaps.poll_timeout().is_some_and(|(at, _)| at <= now) {
-            self.gaps.handle_timeout(now);
+            for silent in self.gaps.handle_timeout(now) {
+                if let Some(peer) = self.peers.get_mut(&silent) {
+                    // What it has is not here: its heads count as told when they are told again.
+                    peer.told = false;
+                }
+            }
             self.advance(logs, now);
         }
     }

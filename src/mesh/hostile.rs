@@ -6,7 +6,7 @@ use super::greeting::Greeting;
 use super::peer::Who;
 use super::writes::Then;
 use super::*;
-use crate::forward::{SlotIndex, Upcall};
+use crate::forward::{SlotIndex, Tunnel, Upcall};
 use crate::identity::IdSecret;
 use crate::membership::invite::InviteId;
 use crate::membership::op::{self, Certificate, Flags};
@@ -191,6 +191,39 @@ fn greeting_again_buys_no_further_messages() {
         heard += (0..100).filter(|_| stage.say(key, &ping).is_ok()).count();
     }
     assert_eq!(heard, 50);
+}
+
+#[test]
+fn being_let_go_and_called_again_buys_no_further_messages() {
+    let (mut stage, mallory) = (Stage::new(), villain(3));
+    stage.admit(&mallory, "mallory");
+    let (mut heard, mut introduced) = (0, 0);
+    for _ in 0..20 {
+        let key = stage.proven(&mallory);
+        let ping = Control::Ping(Ping { token: 1, padding: Vec::new() });
+        heard += (0..100).filter(|_| stage.say(key, &ping).is_ok()).count();
+        let introductions = &mut stage.mesh.peers.touch(key).unwrap().introductions;
+        introduced += (0..100).filter(|_| introductions.take(1, stage.now)).count();
+        stage.mesh.drop_peer(key, stage.now);
+    }
+    assert_eq!((heard, introduced), (50, 32));
+}
+
+#[test]
+fn a_recorded_initiation_does_not_end_the_search_for_who_made_it() {
+    let (mut stage, alice) = (Stage::new(), villain(4));
+    stage.admit(&alice, "alice");
+    let device = alice.id.public();
+    stage.mesh.bring_member(&device, stage.now).unwrap();
+    assert!(stage.mesh.directory.is_wanted(&device));
+    let ours = stage.mesh.me.identity.wg.public();
+    let bytes = Tunnel::new(&alice.wg, &ours, SlotIndex(9)).unwrap().initiate(stage.now);
+    let from = "198.51.100.66:41641".parse().unwrap();
+    let upcall = Upcall::Handshake { from, bytes };
+    assert_eq!(stage.mesh.handle_input(Input::Upcall(upcall), stage.now), Ok(()));
+    stage.drain();
+    assert!(stage.sent.iter().any(|sent| sent.to == from), "it was answered");
+    assert!(stage.mesh.directory.is_wanted(&device));
 }
 
 #[test]

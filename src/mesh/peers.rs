@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::key::PeerKey;
 use super::peer::{Peer, Who};
+use super::rate::{Bucket, Inflow, Left};
 use crate::forward::SlotIndex;
 use crate::identity::DeviceId;
+
+/// What a member may say before it proved itself, and the introductions that it may ask for or bring.
+type Allowances = (Inflow, Bucket);
 
 /// Slot numbers have 24 bits: they are the upper part of WireGuard's receiver indices.
 const SLOT_NUMBERS: u32 = 1 << 24;
@@ -19,6 +23,8 @@ pub const MAX_PEERS: usize = 1024;
 pub struct Peers {
     by_key: BTreeMap<PeerKey, Peer>,
     by_who: BTreeMap<Who, BTreeSet<PeerKey>>,
+    /// What members may still say and have introduced that are out of use.
+    left: Left<Allowances>,
     last_number: u32,
     /// Peers of which queued work has not been fetched yet.
     touched: BTreeSet<PeerKey>,
@@ -53,8 +59,11 @@ impl Peers {
         }
     }
 
-    /// A peer comes into use.
-    pub fn insert(&mut self, peer: Peer) {
+    /// A peer comes into use. What a member may cost goes on from where it was.
+    pub fn insert(&mut self, mut peer: Peer) {
+        if let Some(left) = peer.device().and_then(|device| self.left.take(&device)) {
+            (peer.inflow, peer.introductions) = left;
+        }
         self.by_who.entry(peer.who).or_default().insert(peer.key);
         self.touched.insert(peer.key);
         self.by_key.insert(peer.key, peer);
@@ -72,6 +81,9 @@ impl Peers {
         }
         self.touched.remove(&key);
         self.slots_changed = true;
+        if let Some(device) = peer.device() {
+            self.left.keep(device, (peer.inflow.clone(), peer.introductions));
+        }
         Some(peer)
     }
 

@@ -3,7 +3,10 @@
 //! A [`Bucket`] stores one instant, the time at which all that was taken will have been paid for
 //! (the generic cell rate algorithm, ITU-T I.371). Taking costs no loop and no timer.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use crate::identity::DeviceId;
 
 /// Messages a second a peer may send, and how many at once.
 const MESSAGES: u32 = 50;
@@ -85,6 +88,39 @@ impl Inflow {
     }
 }
 
+/// Members that left whose budgets are remembered: more than call anew while one budget fills up.
+const MOST_LEFT: usize = 256;
+
+/// What members that went out of use may still cost, so that being called anew buys nothing.
+#[derive(Debug)]
+pub struct Left<T>(VecDeque<(DeviceId, T)>);
+
+impl<T> Default for Left<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T> Left<T> {
+    /// The member left. Returns what was kept of the one that is forgotten for it.
+    pub fn keep(&mut self, device: DeviceId, budget: T) -> Option<T> {
+        let oldest = if self.0.len() >= MOST_LEFT { self.0.pop_front() } else { None };
+        self.0.push_back((device, budget));
+        oldest.map(|(_, budget)| budget)
+    }
+
+    /// The member is back.
+    pub fn take(&mut self, device: &DeviceId) -> Option<T> {
+        let at = self.0.iter().position(|(left, _)| left == device)?;
+        self.0.remove(at).map(|(_, budget)| budget)
+    }
+
+    /// What is kept.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|(_, budget)| budget)
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -113,6 +149,20 @@ pub(crate) mod tests {
         assert_eq!(inflow.dropped(), 950);
         let later = t + Duration::from_millis(500);
         assert_eq!((0..1000).filter(|_| inflow.admit(20, false, later)).count(), 25);
+    }
+
+    #[test]
+    fn those_who_left_are_remembered_to_a_bound_the_latest_longest() {
+        let mut left = Left::default();
+        let device = |n: u16| {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&n.to_be_bytes());
+            DeviceId(id)
+        };
+        let forgotten: Vec<u16> = (0..300).filter_map(|n| left.keep(device(n), n)).collect();
+        assert_eq!(forgotten, (0..44).collect::<Vec<u16>>());
+        assert_eq!((left.take(&device(43)), left.take(&device(44))), (None, Some(44)));
+        assert_eq!((left.take(&device(44)), left.iter().count()), (None, 255));
     }
 
     #[test]

@@ -83,9 +83,9 @@ impl Mesh {
         }
         match outcome.map_err(|_| InputError::NotAuthentic)? {
             HandshakeOutcome::Established => self.session_stands(key, now),
-            // It is where it calls from.
-            HandshakeOutcome::Responded => self.look_no_more(key, now),
-            HandshakeOutcome::CookieStored => {}
+            // Who looks for it goes on: whoever recorded the initiation can have sent it again, from
+            // anywhere. That it is there shows when its first message comes through the tunnel.
+            HandshakeOutcome::Responded | HandshakeOutcome::CookieStored => {}
         }
         Ok(())
     }

@@ -3,20 +3,38 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::tags::Caller;
 use super::*;
-use crate::wire::stun::{self, CheckRequest, CheckResponse, StunResponse};
+use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
+
+/// Whose a STUN message is, by its own word.
+enum Sender {
+    /// A check of this caller's, under this key.
+    Checker(Caller, CheckKey),
+    /// The answer of a reflector.
+    Reflector,
+    /// The answer to our check of this peer.
+    Checked(PeerKey),
+}
 
 impl Mesh {
     /// Whether a STUN message is from somebody whom we know, or answers what we asked, by its own
     /// word.
     pub(super) fn expects_stun(&mut self, bytes: &[u8]) -> Result<(), InputError> {
-        let known = match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
-            stun::Envelope::Request(tag) => self.tags.find(&tag).is_some(),
-            stun::Envelope::Response(transaction) => {
-                self.reach.awaits(&transaction) || self.peers.checked(bytes).is_some()
+        self.stun_sender(bytes).map(drop)
+    }
+
+    fn stun_sender(&mut self, bytes: &[u8]) -> Result<Sender, InputError> {
+        let sender = match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
+            stun::Envelope::Request(tag) => {
+                self.tags.find(&tag).map(|(caller, key)| Sender::Checker(caller, key.clone()))
             }
+            stun::Envelope::Response(transaction) if self.reach.awaits(&transaction) => {
+                Some(Sender::Reflector)
+            }
+            stun::Envelope::Response(_) => self.peers.checked(bytes).map(Sender::Checked),
         };
-        known.then_some(()).ok_or(InputError::Stranger)
+        sender.ok_or(InputError::Stranger)
     }
 
     /// A STUN message: an answer of a reflector, an answer to a check, or a check.
@@ -26,11 +44,10 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
-            stun::Envelope::Request(tag) => {
-                let (caller, key) = self.tags.find(&tag).ok_or(InputError::Stranger)?;
+        match self.stun_sender(bytes)? {
+            Sender::Checker(caller, key) => {
                 let request =
-                    CheckRequest::decode(bytes, key).map_err(|_| InputError::NotAuthentic)?;
+                    CheckRequest::decode(bytes, &key).map_err(|_| InputError::NotAuthentic)?;
                 let peer = self.bring(caller, now).ok_or(InputError::TooMany)?;
                 let peer = self.peers.touch(peer).ok_or(InputError::Stranger)?;
                 // The peer's own rate first: one check, replayed by whoever saw it, must not use
@@ -40,14 +57,11 @@ impl Mesh {
                 }
                 peer.path.handle_request(from, &request, now);
             }
-            stun::Envelope::Response(transaction) => {
-                if self.reach.awaits(&transaction) {
-                    let response =
-                        StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
-                    self.reach.handle_stun(from, &response, now);
-                    return Ok(());
-                }
-                let key = self.peers.checked(bytes).ok_or(InputError::Stranger)?;
+            Sender::Reflector => {
+                let response = StunResponse::decode(bytes).map_err(|_| InputError::Malformed)?;
+                self.reach.handle_stun(from, &response, now);
+            }
+            Sender::Checked(key) => {
                 let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
                 let response = CheckResponse::decode(bytes, peer.path.key());
                 let response = response.map_err(|_| InputError::NotAuthentic)?;

@@ -206,12 +206,10 @@ impl Gaps {
         self.gaps.values().filter_map(Gap::deadline).min()
     }
 
-    /// Gives up answers that did not come.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Gives up answers that did not come; the peers that are given up, whatever they have.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<DeviceId> {
         self.scanned.retain(|_, until| *until > now);
-        for gap in self.gaps.values_mut() {
-            gap.expire(now);
-        }
+        self.gaps.values_mut().filter_map(|gap| gap.expire(now)).collect()
     }
 
     fn ask(
@@ -259,20 +257,24 @@ impl Gap {
         }
     }
 
-    fn expire(&mut self, now: Instant) {
+    /// Ends what took too long; the peer that is no source any more, as it never answered.
+    fn expire(&mut self, now: Instant) -> Option<DeviceId> {
         if self.deadline().is_none_or(|(until, _)| until > now) {
-            return;
+            return None;
         }
+        let mut given_up = None;
         if let Phase::Waiting { peer, .. } = self.phase {
             self.tries += 1;
             self.silent = Some(peer);
             if self.tries.is_multiple_of(TRIES) {
                 self.sources.remove(&peer);
+                given_up = Some(peer);
             }
         }
         if !matches!(self.phase, Phase::Answered { .. }) {
             self.phase = Phase::Free;
         }
+        given_up
     }
 
     /// The source of the scan, or any that did not fail last.

@@ -22,7 +22,7 @@ const BAD_OPS_FORGIVEN: Duration = Duration::from_secs(60);
 pub struct Peer {
     /// How often its heads were asked for since it last said what we say.
     pub asked: u32,
-    /// Whether it ever told its heads on this tunnel.
+    /// Whether it told its heads on this tunnel, and then what was asked of it.
     pub told: bool,
     /// What it may send.
     pub inflow: Inflow,

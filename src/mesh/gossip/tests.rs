@@ -212,6 +212,22 @@ fn a_tunnel_counts_as_compared_once_nothing_is_missing() {
 }
 
 #[test]
+fn a_peer_that_has_more_and_does_not_tell_it_never_counts_as_compared() {
+    let mut net = Net::new(2, 0);
+    for n in 0..100 {
+        net.sign_quietly(0, close(n));
+    }
+    net.connect(0, 1);
+    net.deaf = Some(0);
+    let peer = net.devices[0].id;
+    let end = net.now + Duration::from_secs(300);
+    while net.now < end {
+        net.step();
+        assert!(!net.devices[1].gossip.is_compared(&peer));
+    }
+}
+
+#[test]
 fn a_silent_source_is_replaced_by_another() {
     let mut net = Net::new(3, 0);
     for n in 0..200 {
