@@ -162,7 +162,7 @@ fn fragment(packet: &[u8], header: &Header, limit: usize) {
     let payload = &packet[before.map_or(whole_at, |place| place.at)..];
     let least = if v4 { IPV4_HEADER } else { IPV6_HEADER + 8 } + 8;
     let first = before.is_none_or(|place| place.offset == 0);
-    let next = if packet[6] == 44 { packet[IPV6_HEADER] } else { packet[6] };
+    let next = if before.is_some() && !v4 { packet[IPV6_HEADER] } else { packet[6] };
     let odd = if v4 { packet[0] != 0x45 } else { first && matches!(next, 0 | 43 | 44 | 51 | 60) };
     let beyond = before.map_or(0, |place| place.offset) + payload.len() > usize::from(u16::MAX);
     let Some(mut fragments) = Fragments::new(packet, limit) else {
