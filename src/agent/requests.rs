@@ -199,8 +199,13 @@ impl Agent {
     /// A place with this interface and port.
     pub(super) fn place_at(&self, interface: String, port: u16) -> anyhow::Result<Place> {
         let config = &self.options.config;
-        let udp = UdpPort::bind(UdpOptions { port, mark: None, queues: config.workers.get() })
-            .context("cannot open the tunnels' UDP port")?;
+        let udp = UdpPort::bind(UdpOptions {
+            port,
+            mark: None,
+            queues: config.workers.get(),
+            gate: true,
+        })
+        .context("cannot open the tunnels' UDP port")?;
         let settings = Settings {
             listen_port: udp.port(),
             interface,

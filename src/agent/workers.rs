@@ -28,8 +28,14 @@
 //! outward threads have packets for one peer, they take turns from the first packet sealed until it is
 //! sent ([`PeerSlot::order`](crate::forward::PeerSlot::order)), so that its datagrams leave in the
 //! order of their counters: the receiver's window of 1,024 would refuse what a thread that lost its
-//! core sends too late. Handshakes, STUN and path checks may arrive at any worker and go up from
-//! there; the control loop sends by the first pair.
+//! core sends too late.
+//!
+//! Handshakes, STUN and whatever strangers send come to a socket pair of their own, and to a thread
+//! that does the same as an inward one, but may be slow: where it finds much at once, it lets more
+//! come together before it looks again ([`inward`]). So a flood wakes nobody who waits for data, and
+//! costs a thread's waking once for hundreds of datagrams, in the control loop too. Where the kernel
+//! cannot tell datagrams apart they arrive at the workers, and go up from there. The control loop
+//! sends by the first pair.
 //!
 //! One peer gets no faster by more workers: that is the price of leaving its sessions whole.
 //! A plain device has one queue, so then one outward thread serves all.
@@ -50,7 +56,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, Timespec, eventfd, poll};
 
 use super::upcalls::UpcallSender;
 use crate::forward::coalesce::Merge;
@@ -111,7 +117,7 @@ impl Workers {
         guard: Arc<HandshakeGuard>,
         upcalls: UpcallSender,
     ) -> io::Result<Self> {
-        let queues = port.queues().len();
+        let (queues, gate) = (port.queues().len(), port.gate().is_some());
         let plane = Arc::new(Plane {
             network,
             port,
@@ -126,6 +132,11 @@ impl Workers {
             let plane = workers.plane.clone();
             let run = move |stop: &OwnedFd| plane.run_inward(index, stop);
             workers.inward.push(Worker::start(format!("ginnel-in-{index}"), run)?);
+        }
+        if gate {
+            let plane = workers.plane.clone();
+            let run = move |stop: &OwnedFd| plane.run_gate(stop);
+            workers.inward.push(Worker::start("ginnel-gate".to_owned(), run)?);
         }
         Ok(workers)
     }
@@ -238,9 +249,9 @@ impl Plane {
     }
 }
 
-/// Sleeps until a descriptor is ready; `false` where that is impossible.
-fn wait(fds: &mut [PollFd<'_>]) -> bool {
-    match rustix::io::retry_on_intr(|| poll(fds, None)) {
+/// Sleeps until a descriptor is ready, or the time is over; `false` where that is impossible.
+fn wait(fds: &mut [PollFd<'_>], limit: Option<&Timespec>) -> bool {
+    match rustix::io::retry_on_intr(|| poll(fds, limit)) {
         Ok(_) => true,
         Err(error) => {
             tracing::error!(%error, "cannot wait for packets");
@@ -284,9 +295,8 @@ mod tests {
             let tunnel = Tunnel::new(&secret, &remote, index).unwrap();
             let slot = PeerSlot::new(index, tunnel, vec![], Carries::ControlOnly, now);
             let slot = Arc::new(slot);
-            let port = Arc::new(
-                UdpPort::bind(UdpOptions { queues: workers, ..UdpOptions::default() }).unwrap(),
-            );
+            let options = UdpOptions { queues: workers, gate: true, ..UdpOptions::default() };
+            let port = Arc::new(UdpPort::bind(options).unwrap());
             let guard = Arc::new(HandshakeGuard::new(&[&secret], now));
             let (sender, upcalls) = upcall_queue(queue);
             let workers = Workers::start(NETWORK, port.clone(), guard, sender).unwrap();

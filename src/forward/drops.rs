@@ -30,6 +30,8 @@ macro_rules! reasons {
 reasons! {
     /// A datagram of no known class.
     UnknownDatagram = "unknown-datagram",
+    /// A path check of nobody who is known.
+    StrangersCheck = "strangers-check",
     /// A relay frame: no relay session is known.
     Relay = "relay",
     /// A handshake message whose MAC1 is wrong: its sender does not know our key.

@@ -1,7 +1,8 @@
 //! In: received datagrams into frames of the TUN device.
 //!
 //! Datagrams come in runs: those of one sender that the kernel received together. Each is told apart
-//! by its first bytes. STUN and handshakes go up to `mesh`, handshakes only past the
+//! by its first bytes. STUN and handshakes go up to `mesh`, checks only of those it knows
+//! ([`KnownTags`](super::KnownTags)), handshakes only past the
 //! [`HandshakeGuard`](super::HandshakeGuard). Transport datagrams are opened under their slot's lock,
 //! which is held over consecutive datagrams of one slot, into an arena, from which the coalescer
 //! makes frames when the batch ends. Of an opened packet
@@ -58,6 +59,7 @@ pub struct Ingress {
     merge: Merge,
     replies: Vec<(SocketAddr, [u8; COOKIE_REPLY_LEN])>,
     proven: ProvenSources,
+    opened: usize,
 }
 
 /// What an opened packet is.
@@ -85,6 +87,7 @@ impl Ingress {
             merge,
             replies: Vec::new(),
             proven: ProvenSources::default(),
+            opened: 0,
         }
     }
 
@@ -119,6 +122,9 @@ impl Ingress {
                 Class::Initiation | Class::Response | Class::CookieReply => {
                     self.handshake(run.from, datagram, shared, now)
                 }
+                Class::Stun if shared.table.known().is_strangers(datagram) => {
+                    Err(DropReason::StrangersCheck)
+                }
                 Class::Stun if datagram.len() <= stun::MAX_LEN => {
                     let bytes = datagram.to_vec();
                     shared.upcalls.push(Upcall::Datagram { from: run.from, bytes }, shared.drops);
@@ -140,6 +146,11 @@ impl Ingress {
             self.coalescer.flush(self.arena.bytes(), write);
         }
         self.arena.clear();
+    }
+
+    /// How many transport datagrams were authentic since this was last asked.
+    pub fn take_opened(&mut self) -> usize {
+        std::mem::take(&mut self.opened)
     }
 
     /// Cookie replies to send.
@@ -200,6 +211,7 @@ impl Ingress {
             Ok(Opened::Keepalive) => (0, None),
             Err(error) => return Err(refusal(error)),
         };
+        self.opened += 1;
         held.packets += 1;
         held.bytes += datagram.len();
         if held.endpoint != Some(run.from) && held.slot.may_report_roaming(now) {

@@ -12,6 +12,7 @@
 //!   `timing` knows when its timers have something to do.
 //! * [`ecn`]: congestion marks through the tunnel.
 //! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
+//! * `known`: whose path checks are not a stranger's.
 //! * [`fragment`]: what becomes of packets that a path does not carry whole.
 //! * [`packet`]: IP headers, checksums, control packets.
 //! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
@@ -26,6 +27,7 @@ mod fixture;
 pub mod fragment;
 pub mod guard;
 pub mod ingress;
+mod known;
 mod outcome;
 pub mod packet;
 mod proven;
@@ -39,6 +41,7 @@ pub mod upcall;
 
 pub use drops::{DropCounters, DropReason};
 pub use guard::{HandshakeGuard, Verdict};
+pub use known::KnownTags;
 pub use slot::{Carries, Limit, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};
 pub use tunnel::Tunnel;

@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::KnownTags;
 use super::slot::{Carries, PeerSlot, SlotIndex};
 
 /// What this device is in the overlay: which destinations are its own, which sources it may use.
@@ -51,6 +52,7 @@ pub struct ForwardingTable {
     routes: HashMap<(IpAddr, u8), Arc<PeerSlot>>,
     /// The prefix lengths that occur in `routes`, longest first, of v4 and of v6.
     lengths: (Vec<u8>, Vec<u8>),
+    known: Arc<KnownTags>,
 }
 
 impl ForwardingTable {
@@ -78,6 +80,17 @@ impl ForwardingTable {
     pub fn with_local(mut self, local: LocalAddresses) -> Self {
         self.local = local;
         self
+    }
+
+    /// The same table, with those whose path checks are heard. Without it everybody's are.
+    pub fn with_known(mut self, known: Arc<KnownTags>) -> Self {
+        self.known = known;
+        self
+    }
+
+    /// Whose path checks are heard.
+    pub fn known(&self) -> &KnownTags {
+        &self.known
     }
 
     /// This device's own addresses.

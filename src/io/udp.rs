@@ -3,7 +3,8 @@
 //! There is one pair a packet thread ([`UdpQueue`]). Where there are several, the kernel spreads what
 //! arrives by the hash of addresses and ports (`SO_REUSEPORT`), so that everything from one endpoint
 //! comes to one socket, in order; whatever is sent leaves from the same port, whichever socket sends
-//! it. The first pair is bound without `SO_REUSEPORT`, so that a port that anybody else has is found
+//! it. One pair more, the [`gate`](UdpPort::gate), gets all that is no transport datagram (`steer`).
+//! The first pair is bound without `SO_REUSEPORT`, so that a port that anybody else has is found
 //! taken, and is opened to the others afterwards.
 //!
 //! A send is one `sendmsg`, with `UDP_SEGMENT` (GSO) where a batch of equal datagrams goes to one
@@ -33,6 +34,7 @@
 mod batch;
 mod queue;
 mod socket;
+mod steer;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -71,11 +73,13 @@ pub struct UdpOptions {
     pub mark: Option<u32>,
     /// How many pairs, at least one. Where the kernel refuses to share the port there is one.
     pub queues: usize,
+    /// Whether what is no transport datagram gets a pair of its own, where the kernel can.
+    pub gate: bool,
 }
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        Self { port: 0, mark: None, queues: 1 }
+        Self { port: 0, mark: None, queues: 1, gate: false }
     }
 }
 
@@ -85,6 +89,7 @@ pub struct UdpPort {
     port: u16,
     /// At least one.
     queues: Vec<UdpQueue>,
+    gate: Option<UdpQueue>,
 }
 
 impl UdpPort {
@@ -110,14 +115,22 @@ impl UdpPort {
         Err(io::Error::new(io::ErrorKind::AddrInUse, "found no UDP port that is free"))
     }
 
-    fn try_bind(UdpOptions { port, mark, queues }: UdpOptions) -> io::Result<Self> {
+    fn try_bind(UdpOptions { port, mark, queues, gate }: UdpOptions) -> io::Result<Self> {
         let (first, port) = UdpQueue::bind(port, mark, Share::First)?;
-        let shared = queues > 1 && first.share().is_ok();
-        let further = (1..queues)
-            .filter(|_| shared)
-            .map(|_| UdpQueue::bind(port, mark, Share::Further).map(|(queue, _)| queue));
-        let queues: io::Result<Vec<_>> = std::iter::once(Ok(first)).chain(further).collect();
-        Ok(Self { port, queues: queues? })
+        let shared = (queues > 1 || gate) && first.share().is_ok();
+        let further = || UdpQueue::bind(port, mark, Share::Further).map(|(queue, _)| queue);
+        let rest = (1..queues).filter(|_| shared).map(|_| further());
+        let queues = std::iter::once(Ok(first)).chain(rest).collect::<io::Result<Vec<_>>>()?;
+        // Last, as the program that steers counts them.
+        let gate = (gate && shared).then(further).transpose()?;
+        let gate = gate.filter(|_| match queues[0].steer(queues.len() as u32) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(%error, "the kernel does not tell datagrams apart");
+                false
+            }
+        });
+        Ok(Self { port, queues, gate })
     }
 
     /// The port of all sockets.
@@ -128,6 +141,12 @@ impl UdpPort {
     /// The pairs, at least one; each is received from by one thread.
     pub fn queues(&self) -> &[UdpQueue] {
         &self.queues
+    }
+
+    /// The pair that gets what is no transport datagram; where there is none, the others do. A
+    /// transport datagram may come here too, and to the others what is none.
+    pub fn gate(&self) -> Option<&UdpQueue> {
+        self.gate.as_ref()
     }
 
     /// Sends a datagram, or a run of them, that is no packet's: see [`UdpQueue::send`].
@@ -246,7 +265,8 @@ mod tests {
             |queues| UdpPort::bind(UdpOptions { queues, ..UdpOptions::default() }).unwrap();
         let shared = queues(4);
         assert_eq!(shared.queues().len(), 4);
-        let taken = UdpPort::bind(UdpOptions { port: shared.port(), mark: None, queues: 4 });
+        let taken =
+            UdpPort::bind(UdpOptions { port: shared.port(), queues: 4, ..UdpOptions::default() });
         assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let mut hit = std::collections::BTreeSet::new();
         for sender in (0..32).map(|_| queues(2)) {
@@ -264,6 +284,47 @@ mod tests {
             hit.insert(counts);
         }
         assert!(hit.len() > 1, "several senders spread");
+    }
+
+    #[test]
+    fn data_spreads_over_the_pairs_and_all_else_comes_to_the_gate() {
+        let bind = |queues, gate| {
+            UdpPort::bind(UdpOptions { queues, gate, ..UdpOptions::default() }).unwrap()
+        };
+        let received = |queue: &UdpQueue, family| {
+            let mut batch = RecvBatch::of_many();
+            queue.recv(family, &mut batch).unwrap();
+            let mut lengths = Vec::new();
+            for mut received in batch.received() {
+                lengths.extend(received.datagrams().map(|datagram| datagram.len()));
+            }
+            lengths
+        };
+        for (queues, family) in [(1, Family::V4), (1, Family::V6), (3, Family::V4), (3, Family::V6)]
+        {
+            let port = bind(queues, true);
+            let gate = port.gate().expect("this kernel steers");
+            let Some(_) = gate.fd(family) else { continue };
+            let mut hit = std::collections::BTreeSet::new();
+            for sender in (0..24).map(|_| bind(1, false)) {
+                let send = |first: u8, len: usize| {
+                    let datagram = [&[first, 0, 0, 0][..], &vec![0; len]].concat();
+                    let to = loopback(family, port.port());
+                    sender.send(to, &datagram[..len], None).unwrap();
+                };
+                for (first, len) in
+                    [(4, 32), (1, 148), (4, 31), (4, 1452), (5, 64), (4, 3), (0, 20)]
+                {
+                    send(first, len);
+                }
+                assert_eq!(received(gate, family), [148, 31, 64, 3, 20]);
+                let data: Vec<_> = port.queues().iter().map(|q| received(q, family)).collect();
+                let at = data.iter().position(|lengths| *lengths == [32, 1452]);
+                hit.insert(at.expect("the data of one sender comes to one pair, in order"));
+                assert_eq!(data.concat().len(), 2);
+            }
+            assert_eq!(hit.len(), queues, "several senders spread");
+        }
     }
 
     #[test]

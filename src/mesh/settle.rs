@@ -195,7 +195,9 @@ impl Mesh {
             },
             None => LocalAddresses::default(),
         };
-        ForwardingTable::new(self.peers.iter().map(|peer| peer.slot.clone())).with_local(local)
+        ForwardingTable::new(self.peers.iter().map(|peer| peer.slot.clone()))
+            .with_local(local)
+            .with_known(self.tags.known().clone())
     }
 
     /// What this device's own certificate lets it send for.

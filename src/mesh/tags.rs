@@ -11,10 +11,12 @@
 //! a stranger's checks cost each member once an hour, and nothing after that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::peer::Who;
 use super::rate::Bucket;
+use crate::forward::KnownTags;
 use crate::identity::{WgPublicKey, WgSecret};
 use crate::membership::UnixTime;
 use crate::wire::stun::{CheckKey, CheckTag};
@@ -45,6 +47,8 @@ pub struct Tags {
     by_tag: HashMap<CheckTag, Caller>,
     /// Those of whom no tags of this hour were computed.
     untagged: BTreeSet<Caller>,
+    /// The keys of `by_tag`, where the workers can see them.
+    known: Arc<KnownTags>,
     now: UnixTime,
     answers: Option<Bucket>,
 }
@@ -58,6 +62,7 @@ impl Tags {
             by_remote: BTreeMap::new(),
             by_tag: HashMap::new(),
             untagged: BTreeSet::new(),
+            known: Arc::default(),
             now: UnixTime::default(),
             answers: None,
         }
@@ -67,6 +72,7 @@ impl Tags {
     pub fn insert(&mut self, caller: Caller) {
         self.callers.insert(caller, None);
         self.untagged.insert(caller);
+        self.known.set_complete(false);
         self.by_remote.insert(caller.remote, caller);
     }
 
@@ -85,6 +91,7 @@ impl Tags {
             for tag in key.tags(self.now.0) {
                 if self.by_tag.get(&tag) == Some(caller) {
                     self.by_tag.remove(&tag);
+                    self.known.remove(&tag);
                 }
             }
         }
@@ -118,8 +125,15 @@ impl Tags {
         {
             self.tag(caller);
         }
+        self.known.set_complete(self.untagged.is_empty());
         let caller = *self.by_tag.get(tag)?;
         Some((caller, self.callers.get(&caller)?.as_ref()?))
+    }
+
+    /// Whose checks are to be handed up: all, until a stranger's has shown that nobody else's are left
+    /// to be computed.
+    pub fn known(&self) -> &Arc<KnownTags> {
+        &self.known
     }
 
     /// Who has this WireGuard key.
@@ -140,6 +154,7 @@ impl Tags {
         if hour != self.now.0 / HOUR {
             self.now = now;
             self.by_tag.clear();
+            self.known.clear();
             self.untagged = self.callers.keys().copied().collect();
             for caller in in_use {
                 if self.untagged.remove(&caller) {
@@ -158,7 +173,9 @@ impl Tags {
             *key = CheckKey::derive(&self.own, &caller.remote);
         }
         if let Some(key) = key {
-            self.by_tag.extend(key.tags(self.now.0).map(|tag| (tag, caller)));
+            let tags = key.tags(self.now.0);
+            self.by_tag.extend(tags.map(|tag| (tag, caller)));
+            self.known.extend(tags);
         }
     }
 }
@@ -167,6 +184,7 @@ impl Tags {
 mod tests {
     use super::*;
     use crate::identity::DeviceId;
+    use crate::wire::stun::{CheckRequest, TransactionId};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
 
@@ -215,6 +233,37 @@ mod tests {
         assert!(tags.find(&tag_of(5, NOW)).is_none());
         tags.roll(UnixTime(NOW.0 + HOUR), [member(3)].into_iter());
         assert_eq!(tags.untagged.len(), 6, "the one in use and the removed one are not sought");
+    }
+
+    /// A check of `number` to device 1.
+    fn check_of(number: u8, now: UnixTime) -> Vec<u8> {
+        let key = CheckKey::derive(&secret(number), &secret(1).public()).expect("two devices");
+        let transaction = TransactionId::new([number; 12]);
+        CheckRequest { transaction, tag: key.tag(now.0) }.encode(&key)
+    }
+
+    #[test]
+    fn strangers_checks_are_told_from_all_others_once_every_caller_was_looked_at() {
+        let mut tags = tags();
+        let known = tags.known().clone();
+        let refused =
+            |now| (2..=99).filter(|number| known.is_strangers(&check_of(*number, now))).min();
+        assert_eq!(refused(NOW), None, "nobody was looked at");
+        tags.find(&tag_of(99, NOW));
+        assert_eq!(refused(NOW), Some(10));
+        tags.remove(&member(5));
+        assert_eq!(refused(NOW), Some(5));
+        tags.insert(member(10));
+        assert_eq!(refused(NOW), None, "the new one was not looked at");
+        assert!(tags.find(&tag_of(10, NOW)).is_some());
+        assert!(!known.is_strangers(&check_of(10, NOW)));
+        assert!(known.is_strangers(&check_of(11, NOW)));
+        let later = UnixTime(NOW.0 + 2 * HOUR);
+        tags.roll(later, std::iter::empty());
+        assert_eq!(refused(later), None, "another hour");
+        tags.find(&tag_of(99, later));
+        assert_eq!(refused(later), Some(5));
+        assert!(!known.is_strangers(b"no check at all"));
     }
 
     #[test]

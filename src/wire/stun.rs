@@ -241,9 +241,10 @@ pub struct CheckTag(pub [u8; 8]);
 impl CheckTag {
     /// Reads 16 lower-case hexadecimal digits.
     fn from_digits(digits: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(digits).ok()?;
-        let tag = Self(u64::from_str_radix(text, 16).ok()?.to_be_bytes());
-        (tag.digits() == text).then_some(tag)
+        let lower_case = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        let well = digits.len() == TAG_DIGITS && digits.iter().all(lower_case);
+        let text = std::str::from_utf8(digits).ok().filter(|_| well)?;
+        Some(Self(u64::from_str_radix(text, 16).ok()?.to_be_bytes()))
     }
 
     fn digits(self) -> String {

@@ -31,7 +31,7 @@ impl Plane {
         let mut errors = 0;
         while errors < MAX_ERRORS {
             let mut fds = [PollFd::new(queue, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            if !wait(&mut fds) || !fds[1].revents().is_empty() {
+            if !wait(&mut fds, None) || !fds[1].revents().is_empty() {
                 return;
             }
             match self.send_frames(queue, socket, &mut egress, &mut upcalls) {

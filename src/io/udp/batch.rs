@@ -8,12 +8,16 @@ use quinn_udp::RecvMeta;
 use super::normalize;
 use crate::forward::ecn::Ecn;
 
-/// How many messages one `recvmmsg` takes. Each may hold 64 datagrams by GRO; without GRO, 8
-/// share the cost of the system call well enough, and the buffers stay at 512 KiB.
-const BATCH: usize = 8;
+/// How many messages one `recvmmsg` takes where they are data. Each may hold 64 datagrams by GRO;
+/// without GRO, 8 share the cost of the system call well enough, and the buffers stay at 512 KiB.
+const DATA_BATCH: usize = 8;
 
-/// Room for one message: the largest that GRO merges.
-const MESSAGE_SIZE: usize = 65_536;
+/// How many it takes at most, and does where they are short: each touches a page of its 64 KiB.
+const BATCH: usize = quinn_udp::BATCH_SIZE;
+
+/// Room for one message: the largest that GRO merges, and a little, so that the beginnings of all are
+/// not in the same few lines of the cache.
+const MESSAGE_SIZE: usize = 65_536 + 320;
 
 /// Room for what one [`UdpQueue::recv`](super::UdpQueue::recv) brings; allocated once, used by one thread.
 pub struct RecvBatch {
@@ -43,13 +47,27 @@ impl Received<'_> {
 }
 
 impl RecvBatch {
-    /// Empty room. The kernel hands out the pages when they are first written to.
+    /// Empty room for data. The kernel hands out the pages when they are first written to.
     pub fn new() -> Self {
+        Self::of(DATA_BATCH)
+    }
+
+    /// Empty room for what is mostly short and may be much.
+    pub fn of_many() -> Self {
+        Self::of(BATCH)
+    }
+
+    fn of(messages: usize) -> Self {
         Self {
-            storage: vec![0; BATCH * MESSAGE_SIZE],
+            storage: vec![0; messages * MESSAGE_SIZE],
             meta: [RecvMeta::default(); BATCH],
             filled: 0,
         }
+    }
+
+    /// How many messages one receive brings at most.
+    pub fn capacity(&self) -> usize {
+        self.storage.len() / MESSAGE_SIZE
     }
 
     /// Forgets what the last receive brought.
@@ -62,11 +80,11 @@ impl RecvBatch {
         &mut self,
         receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        let messages = self.capacity();
         let mut chunks = self.storage.chunks_exact_mut(MESSAGE_SIZE);
-        let mut slices: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| {
-            IoSliceMut::new(chunks.next().expect("the storage has room for a batch"))
-        });
-        self.filled = receive(&mut slices, &mut self.meta)?;
+        let mut slices: [IoSliceMut<'_>; BATCH] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        self.filled = receive(&mut slices[..messages], &mut self.meta[..messages])?;
         Ok(self.filled)
     }
 

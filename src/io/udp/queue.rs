@@ -39,6 +39,13 @@ impl UdpQueue {
         self.v4.iter().chain(&self.v6).try_for_each(UdpHalf::share)
     }
 
+    /// Has the kernel give transport datagrams to the first `data` pairs of this one's port, and the
+    /// rest to the pair after them.
+    pub(super) fn steer(&self, data: u32) -> io::Result<()> {
+        let v4 = self.v4.as_ref().map_or(Ok(()), |half| half.steer(Family::V4, data));
+        v4.and_then(|()| self.v6.as_ref().map_or(Ok(()), |half| half.steer(Family::V6, data)))
+    }
+
     /// The descriptor to poll for datagrams of `family`; `None` where the host has it not.
     pub fn fd(&self, family: Family) -> Option<BorrowedFd<'_>> {
         self.half(family).map(UdpHalf::fd)

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{RecvBatch, SEND_PATIENCE};
+use super::steer::steer;
+use super::{Family, RecvBatch, SEND_PATIENCE};
 use crate::forward::ecn::Ecn;
 
 /// Wanted size of both socket buffers, in bytes; the kernel doubles it for its own bookkeeping.
@@ -80,6 +81,11 @@ impl UdpHalf {
     /// bind finds out whether anybody else has it.
     pub(super) fn share(&self) -> io::Result<()> {
         socket2::SockRef::from(&self.socket).set_reuse_port(true)
+    }
+
+    /// See [`UdpQueue::steer`](super::UdpQueue).
+    pub(super) fn steer(&self, family: Family, data: u32) -> io::Result<()> {
+        steer(&self.socket, family, data)
     }
 
     /// Whether what this IPv4 socket sends bears DF from now on.
