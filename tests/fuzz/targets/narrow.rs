@@ -15,6 +15,12 @@ const MAX_LIMIT: u16 = 1_600;
 /// a super-packet may be cut into as many packets as it has bytes.
 const STEP: usize = 8;
 
+/// The most pieces of one packet, about.
+const MAX_PIECES: usize = 128;
+
+/// An IPv6 header and the longest of TCP.
+const LONGEST_HEADERS: usize = 100;
+
 /// TCP's flags of packets that mean something as they are: SYN, RST, URG.
 const ALONE: u8 = 0x02 | 0x04 | 0x20;
 
@@ -31,6 +37,13 @@ pub fn narrow(data: &[u8]) {
         packet = sized(&packet);
     }
     let Some(header) = Header::parse(&packet) else { return };
+    // Thousands of pieces of one packet take time and show nothing that a hundred do not.
+    let offload = vnet.encode();
+    let size = usize::from(u16::from_ne_bytes([offload[4], offload[5]]));
+    if offload[1] & 0x7f != 0 && size * MAX_PIECES < packet.len() {
+        return;
+    }
+    let limit = if packet.len() > MAX_PIECES { limit.max(LONGEST_HEADERS + 16) } else { limit };
     if mode & 2 == 2 && is_whole_upper(&packet, &header) {
         complete(&mut packet);
     }
