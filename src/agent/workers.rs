@@ -2,8 +2,8 @@
 //!
 //! Plain threads carry every packet to completion, with blocking `poll(2)` and no runtime. What they
 //! share with `mesh` is a [`ForwardingTable`] snapshot and the slots in it; what they cannot answer
-//! goes up as an [`Upcall`] over the control loop's bounded queue, never waiting: what finds its
-//! share of it full is counted and dropped.
+//! goes up as an [`Upcall`](crate::forward::Upcall) over the control loop's bounded queue, never
+//! waiting: what finds its share of it full is counted and dropped.
 //!
 //! # The division
 //!
