@@ -10,8 +10,9 @@
 //!
 //! Everything runs on one thread, except packets ([`workers`]) and what crates run by themselves.
 //! No lock is held and nothing is shared but the forwarding table and the slots, which only `mesh`
-//! writes; what threads cannot answer comes up by [`upcalls`]. [`network`] is one network with its sockets and files, [`outputs`] does what a mesh
-//! wants done, [`services`] are what all networks share, [`server`] is the local API.
+//! writes; what threads cannot answer comes up by [`upcalls`]. [`network`] is one network with its
+//! sockets and files, [`outputs`] does what a mesh wants done, [`services`] are what all networks
+//! share, [`server`] is the local API.
 
 mod network;
 mod outputs;
