@@ -238,7 +238,7 @@ fn seal_round(
         packets += 1;
         bytes += sealed_len;
     };
-    let overdue = tunnel.is_overdue(now);
+    let late = tunnel.is_overdue(now) || (packets > 0 && !slot.is_watched(now));
     drop(tunnel);
     if packets > 0 {
         slot.count_sent(packets, bytes, now);
@@ -246,7 +246,7 @@ fn seal_round(
     if large && packets > 0 {
         slot.note_large(now);
     }
-    if overdue && slot.may_report_awake(now) {
+    if late && slot.may_report_awake(now) {
         shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
     }
     round
@@ -497,6 +497,6 @@ mod tests {
         let slot = a.slot().clone();
         slot.tunnel.lock().handle_timeout(&mut Vec::new(), now);
         let due = slot.tunnel.lock().poll_timeout().unwrap();
-        assert_eq!(due, (now + Duration::from_secs(1), "session timers"));
+        assert_eq!(due, (now + Duration::from_secs(10), "session timers"));
     }
 }

@@ -255,12 +255,12 @@ fn hold<'a, 'h>(
 /// Unlocks the slot and counts what came for it.
 fn release(held: &mut Option<Held<'_>>, shared: &mut Shared<'_>, now: Instant) {
     let Some(Held { slot, tunnel, packets, bytes, data, .. }) = held.take() else { return };
-    let overdue = tunnel.is_overdue(now);
+    let late = tunnel.is_overdue(now) || (data && !slot.is_watched(now));
     drop(tunnel);
     if packets > 0 {
         slot.count_received(packets, bytes, data, now);
     }
-    if overdue && slot.may_report_awake(now) {
+    if late && slot.may_report_awake(now) {
         shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
     }
 }

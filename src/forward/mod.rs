@@ -89,8 +89,9 @@ pub enum Upcall {
         /// Where its data came from.
         from: SocketAddr,
     },
-    /// Data woke that slot's tunnel: its [`Tunnel::poll_timeout`] came nearer, or is overdue (at
-    /// most once a second a slot). `mesh` runs its timers and takes the new deadline.
+    /// User data flows in that slot's tunnel and `mesh` does not watch it, or its
+    /// [`Tunnel::poll_timeout`] is overdue (at most once a second a slot). `mesh` runs its timers, takes
+    /// the new deadline and watches.
     Awake {
         /// The peer.
         slot: SlotIndex,

@@ -108,6 +108,8 @@ pub struct PeerSlot {
     limit: AtomicU32,
     roamed_ms: AtomicU64,
     awake_ms: AtomicU64,
+    /// Until when `mesh` watches the user data.
+    watched_ms: AtomicU64,
     control: Allowance,
     waiting: Allowance,
     cookies: Allowance,
@@ -135,6 +137,7 @@ impl PeerSlot {
             limit: AtomicU32::new(Limit::LOWEST.pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
+            watched_ms: AtomicU64::new(0),
             control: Allowance::default(),
             waiting: Allowance::default(),
             cookies: Allowance::default(),
@@ -157,6 +160,7 @@ impl PeerSlot {
             limit: AtomicU32::new(before.limit().pack()),
             roamed_ms: AtomicU64::new(0),
             awake_ms: AtomicU64::new(0),
+            watched_ms: AtomicU64::new(0),
             control: Allowance::default(),
             waiting: Allowance::default(),
             cookies: Allowance::default(),
@@ -257,7 +261,17 @@ impl PeerSlot {
             && self.cookies.take(COOKIES_A_SECOND, self.age_ms(now) / 1000)
     }
 
-    /// Whether `mesh` may be told now that this tunnel's timers are overdue: at most once a second.
+    /// `mesh` looks at the statistics again by `until`.
+    pub fn watch(&self, until: Instant) {
+        self.watched_ms.store(self.age_ms(until), Ordering::Relaxed);
+    }
+
+    /// Whether `mesh` notices by itself that user data flows.
+    pub(super) fn is_watched(&self, now: Instant) -> bool {
+        self.age_ms(now) <= self.watched_ms.load(Ordering::Relaxed)
+    }
+
+    /// Whether `mesh` may be told now that this tunnel is to be looked at: at most once a second.
     pub(super) fn may_report_awake(&self, now: Instant) -> bool {
         self.due(&self.awake_ms, HINT_INTERVAL, now)
     }

@@ -7,7 +7,7 @@
 //! | while | asked |
 //! |---|---|
 //! | we initiated | when the initiation is to be repeated (Rekey-Timeout) |
-//! | data flowed in the last 20 s, either way | each second: passive keepalive, lost peer, rekey |
+//! | data flowed, either way | 10 s after the last of it (passive keepalive), and after 15 s (lost peer) |
 //! | a session stands | when it expires (Reject-After-Time), so that its keys go |
 //! | a handshake is remembered | once, when boringtun forgets it (3 × Reject-After-Time) |
 //!
@@ -15,7 +15,8 @@
 //! next packet makes a new one.
 //!
 //! The timers belong to `mesh` (it *serves* them); the packet path runs them too, at most once a
-//! second, when it finds boringtun's clock stale (it *ticks* them).
+//! second, when it finds boringtun's clock stale (it *ticks* them). So while data flows they run with
+//! it, and `mesh` has to wake up only once it stopped.
 
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,9 @@ const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
 /// When boringtun forgets the last handshake too: three times Reject-After-Time.
 const FORGET_AFTER: Duration = Duration::from_secs(540);
 
-/// After data the timers run for so long: a passive keepalive is due 10 s after data came in, a new
-/// handshake 15 s after data went out unanswered; the rest is margin for coarse ticks.
-const ACTIVE_FOR: Duration = Duration::from_secs(20);
+/// After the last data a passive keepalive is due where some came in unanswered (Keepalive-Timeout),
+/// and a new handshake where some went out unanswered (and Rekey-Timeout).
+const AFTER_DATA: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(15)];
 
 /// How often the timers run while data flows: boringtun's are rounded to a second by design.
 const ACTIVE_TICK: Duration = Duration::from_secs(1);
@@ -87,8 +88,9 @@ impl Timing {
         let handshake = self.attempt.map(|a| (a.sent + REKEY_TIMEOUT, "handshake repetition"));
         let expiry = self.births.iter().flatten().map(|birth| birth.at + REJECT_AFTER).min();
         let expiry = expiry.map(|at| (at + SHORTEST_TICK, "session expiry"));
-        let active = self.last_data.filter(|data| *data + ACTIVE_FOR > served);
-        let active = active.map(|_| (served + ACTIVE_TICK, "session timers"));
+        let moments = self.last_data.map(|data| AFTER_DATA.map(|after| data + after));
+        let active = moments.into_iter().flatten().find(|at| *at > served);
+        let active = active.map(|at| (at, "session timers"));
         let forget = self.last_established.map(|at| (at + FORGET_AFTER, "handshake oblivion"));
         let (due, reason) = [handshake, expiry, active, forget].into_iter().flatten().min()?;
         Some((due.max(served + SHORTEST_TICK), reason))
@@ -239,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn data_keeps_the_timers_running_for_twenty_seconds() {
+    fn the_timers_run_when_data_stopped_ten_and_fifteen_seconds_ago() {
         let (mut timing, start) = (Timing::default(), Instant::now());
         timing.note_tick(start);
         timing.established(1, start);
         timing.note_data(start);
         let moments = served(&mut timing, start, 100);
-        assert_eq!(moments, (1..=20).collect::<Vec<_>>());
+        assert_eq!(moments, [10, 15]);
     }
 
     #[test]

@@ -630,12 +630,13 @@ pub(super) mod tests {
         let (due, reason) = a.poll_timeout().unwrap();
         assert_eq!((due.duration_since(now).as_secs(), reason), (180, "session expiry"));
         a.seal_to_vec(&packet(40), now).unwrap();
-        assert_eq!(a.poll_timeout(), Some((now + Duration::from_secs(1), "session timers")));
+        assert_eq!(a.poll_timeout(), Some((now + Duration::from_secs(10), "session timers")));
         let later = now + Duration::from_secs(60);
         a.handle_timeout(&mut out, later);
         assert_eq!(a.poll_timeout().unwrap().1, "session expiry");
-        assert!(!a.is_overdue(later + Duration::from_secs(60)));
-        a.seal_to_vec(&packet(40), later + Duration::from_secs(60)).unwrap();
-        assert!(a.is_overdue(later + Duration::from_secs(60)));
+        let again = later + Duration::from_secs(60);
+        a.seal_to_vec(&packet(40), again).unwrap();
+        assert!(!a.is_overdue(again + Duration::from_secs(10)));
+        assert!(a.is_overdue(again + Duration::from_secs(11)));
     }
 }

@@ -158,7 +158,7 @@ impl Roster {
     }
 
     /// Every live member, by device id.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub fn members(&self) -> impl Iterator<Item = &Member> + Clone {
         self.members.values()
     }
 

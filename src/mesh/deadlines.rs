@@ -1,25 +1,25 @@
 //! When something is next due, among many: a queue of deadlines in which each key has at most one.
 //!
-//! Setting, clearing and taking a deadline cost O(log n), asking for the first one O(log n) too, so
-//! that a thousand peers of which none is due cost nothing on a tick. Each deadline carries the
-//! reason for it, which a busy loop's trace then shows.
+//! Setting, clearing and taking a deadline cost O(log n), asking for the first one too, so that a
+//! thousand peers of which none is due cost nothing on a tick. Each deadline carries the reason for it,
+//! which a busy loop's trace then shows.
 //!
 //! Deadlines of the same instant come out in the order of their keys: the same run twice gives the
 //! same order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// At most one deadline a key.
 #[derive(Debug, Clone)]
 pub struct Deadlines<K> {
     by_key: BTreeMap<K, (Instant, &'static str)>,
-    queue: BTreeSet<(Instant, K)>,
+    queue: BTreeMap<(Instant, K), &'static str>,
 }
 
 impl<K> Default for Deadlines<K> {
     fn default() -> Self {
-        Self { by_key: BTreeMap::new(), queue: BTreeSet::new() }
+        Self { by_key: BTreeMap::new(), queue: BTreeMap::new() }
     }
 }
 
@@ -30,14 +30,14 @@ impl<K: Ord + Copy> Deadlines<K> {
             Some(deadline) => self.by_key.insert(key, deadline),
             None => self.by_key.remove(&key),
         };
-        if before.map(|(at, _)| at) == deadline.map(|(at, _)| at) {
+        if before == deadline {
             return;
         }
         if let Some((at, _)) = before {
             self.queue.remove(&(at, key));
         }
-        if let Some((at, _)) = deadline {
-            self.queue.insert((at, key));
+        if let Some((at, reason)) = deadline {
+            self.queue.insert((at, key), reason);
         }
     }
 
@@ -55,17 +55,17 @@ impl<K: Ord + Copy> Deadlines<K> {
 
     /// The first deadline and its reason.
     pub fn poll(&self) -> Option<(Instant, &'static str)> {
-        let (_, key) = self.queue.first()?;
-        self.by_key.get(key).copied()
+        let ((at, _), reason) = self.queue.first_key_value()?;
+        Some((*at, *reason))
     }
 
     /// Takes the key whose deadline is the first and at or before `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
-        let (at, key) = *self.queue.first()?;
-        if at > now {
+        let first = self.queue.first_entry()?;
+        if first.key().0 > now {
             return None;
         }
-        self.queue.pop_first();
+        let ((_, key), _) = first.remove_entry();
         self.by_key.remove(&key);
         Some(key)
     }

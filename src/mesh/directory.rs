@@ -107,17 +107,17 @@ impl Directory {
 
     /// Whether this device has no live tunnel; while so, it reads the doorbell.
     pub fn set_lonely(&mut self, lonely: bool, now: Instant) {
-        if lonely && !self.lonely {
-            // Nobody is left who could introduce the others.
-            for (target, chase) in &mut self.search.chases {
-                match target {
-                    Target::Bell => chase.cadence.restart_seldom(now),
-                    Target::Device(_) => chase.cadence.hasten(now),
-                    Target::Seat(..) => {}
-                }
+        if std::mem::replace(&mut self.lonely, lonely) == lonely {
+            return;
+        }
+        // Nobody is left who could introduce the others.
+        for (target, chase) in self.search.chases.iter_mut().filter(|_| lonely) {
+            match target {
+                Target::Bell => chase.cadence.restart_seldom(now),
+                Target::Device(_) => chase.cadence.hasten(now),
+                Target::Seat(..) => {}
             }
         }
-        self.lonely = lonely;
         self.pump(now);
     }
 
@@ -150,6 +150,10 @@ impl Directory {
         self.search.chases.contains_key(&Target::Device(*device))
     }
 
+    /// Whether there is anything new to remember since this was asked last.
+    pub fn take_news(&mut self) -> bool {
+        self.book.take_news()
+    }
     /// How many devices are remembered.
     pub fn remembered(&self) -> usize {
         self.book.len()
@@ -241,10 +245,7 @@ impl Directory {
         if !self.search.lookups.is_empty() || !self.events.is_empty() {
             return Some((self.last_now, "directory output"));
         }
-        if self.state == DhtState::Off {
-            return None;
-        }
-        self.search.poll_timeout(&self.keys, self.last_now)
+        (self.state != DhtState::Off).then(|| self.search.poll_timeout())?
     }
 
     /// What a restart should remember.

@@ -250,6 +250,7 @@ impl Mesh {
             meeting: BTreeSet::new(),
             told_removed: BTreeSet::new(),
             clients: Clients::default(),
+            company: Company::default(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),

@@ -4,6 +4,9 @@
 //! tunnel. It passes their addresses on at once, where the DHT would take seconds. What it says is
 //! only a hint: a path check to the address decides, and a lying member wastes one check.
 //!
+//! Where no member is connected to both, one that most likely is to the other comes first: its
+//! [agreed](super::neighbours) neighbours. They can be introduced by more members than the other can.
+//!
 //! ```text
 //!   b ── Introduce { c, where b is } ──▶ a ── Introduced { b, where b is } ──▶ c
 //!   b ◀── Introduced { c, where c is } ─ a
@@ -15,14 +18,21 @@ use std::time::{Duration, Instant};
 use rand::seq::IndexedRandom;
 
 use super::directory::Source;
-use super::peer::Peer;
+use super::peer::{Peer, Purpose};
 use super::rate::Bucket;
 use super::*;
 use crate::identity::DeviceId;
 use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS};
 
-/// How many members are asked at once: one may be slow, or not connected to the other.
+/// How many members are asked at once, those first that are [agreed](super::neighbours) neighbours of
+/// the other: one may be slow, or not connected to it.
 const INTRODUCERS: usize = 3;
+
+/// How many members are brought into use to introduce others, at once and in all, and for how long:
+/// they are asked for themselves after a second, and again after two and four.
+const APPROACHED_AT_ONCE: usize = 2;
+const APPROACHED: usize = 8;
+const APPROACHED_FOR: Duration = Duration::from_secs(15);
 
 /// Introductions a second that one member may ask for or bring, and how many at once. Each makes us
 /// check up to a dozen addresses that it chose, so a hostile member could aim every device at a
@@ -55,7 +65,7 @@ impl Asking {
 
     /// As soon as may be, without a pause of less than [`PAUSE`]: a member that greets again and
     /// again must not make us ask all the others as often.
-    fn renew(&mut self, now: Instant) {
+    pub fn renew(&mut self, now: Instant) {
         self.at = self.asked_at.map_or(now, |asked| now.max(asked + PAUSE));
         self.pause = PAUSE;
     }
@@ -80,18 +90,53 @@ impl Mesh {
         if peer.asking.due() > now {
             return;
         }
-        let others: Vec<_> = self.proven_members().into_iter().filter(|o| *o != key).collect();
+        let mut others = self.proven_members();
+        others.retain(|other| *other != key);
         if others.is_empty() {
             // Whoever connects next is asked at once.
             return;
         }
+        let beside = self.beside(&target);
+        let knows = |key: &PeerKey| {
+            self.peers.get(*key).and_then(Peer::device).is_some_and(|at| beside.contains(&at))
+        };
+        let (likely, others): (Vec<_>, Vec<_>) = others.into_iter().partition(knows);
+        if likely.is_empty() {
+            self.approach(key, &beside, now);
+        }
+        let mut asked: Vec<_> = likely.sample(&mut self.rng, INTRODUCERS).copied().collect();
+        asked.extend(others.sample(&mut self.rng, INTRODUCERS - asked.len()).copied());
+        let at = self.own_endpoints(now);
+        for introducer in asked {
+            let introduction = Introduction { device: target, at: at.clone() };
+            self.tell(introducer, &Control::Introduce(introduction), now);
+        }
         if let Some(peer) = self.peers.touch(key) {
             peer.asking.asked(now);
         }
-        let at = self.own_endpoints(now);
-        for introducer in others.sample(&mut self.rng, INTRODUCERS).copied().collect::<Vec<_>>() {
-            let introduction = Introduction { device: target, at: at.clone() };
-            self.tell(introducer, &Control::Introduce(introduction), now);
+    }
+
+    /// Brings some of those into use that are likely connected to `key`'s device, where somebody waits
+    /// for it: the roster's sync can do without.
+    fn approach(&mut self, key: PeerKey, beside: &BTreeSet<DeviceId>, now: Instant) {
+        let is_approached = |peer: &&Peer| peer.purpose == Purpose::Introducer;
+        let free = APPROACHED.saturating_sub(self.peers.iter().filter(is_approached).count());
+        let waits = |peer: &Peer| {
+            peer.purpose == Purpose::Itself && (!peer.neighbour || peer.is_waited_for(now))
+        };
+        if !self.peers.get(key).is_some_and(waits) {
+            return;
+        }
+        let this = self.me.identity.id.public();
+        let known = |device: &&DeviceId| **device == this || self.peers.member(device).is_some();
+        let new: Vec<_> = beside.iter().filter(|device| !known(device)).copied().collect();
+        for device in new.sample(&mut self.rng, APPROACHED_AT_ONCE.min(free)) {
+            if let Some(key) = self.bring_member(device, now)
+                && let Some(peer) = self.peers.touch(key)
+            {
+                peer.purpose = Purpose::Introducer;
+                peer.wanted_until = now + APPROACHED_FOR;
+            }
         }
     }
 
@@ -175,7 +220,8 @@ fn add(endpoints: &mut Vec<SocketAddr>, first: Option<SocketAddr>) {
     endpoints.truncate(MAX_ENDPOINTS);
 }
 
-/// Whether the peer is a member to which no path is known.
+/// Whether the peer is a member to which no path is known, and somebody waits for it.
 fn is_sought(peer: &Peer) -> bool {
-    peer.device().is_some() && peer.path.primary().is_none()
+    let is_wanted = peer.purpose != Purpose::Company;
+    peer.device().is_some() && peer.path.primary().is_none() && is_wanted
 }

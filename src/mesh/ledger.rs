@@ -20,6 +20,8 @@ pub struct Ledger {
     genesis: Option<Genesis>,
     logs: Logs,
     roster: Roster,
+    /// For when the roster was derived, where no op came since.
+    derived: Option<UnixTime>,
 }
 
 /// The logs of these ops, in whatever order they lie on disk, and how many found no place.
@@ -64,13 +66,14 @@ impl Ledger {
     pub fn empty(network: NetworkId) -> Self {
         // No key verifies under an all-zero root, so this takes no ops.
         let logs = Logs::new(RootId([0; 32]));
-        Self { network, genesis: None, logs, roster: Roster::default() }
+        Self { network, genesis: None, logs, roster: Roster::default(), derived: None }
     }
 
     /// The ledger of a network of which the genesis is known.
     pub fn new(genesis: Genesis, logs: Logs, now: UnixTime) -> Self {
         let roster = Roster::derive(&genesis, &logs, now);
-        Self { network: genesis.network_id(), genesis: Some(genesis), logs, roster }
+        let (network, genesis) = (genesis.network_id(), Some(genesis));
+        Self { network, genesis, logs, roster, derived: Some(now) }
     }
 
     /// The network.
@@ -103,7 +106,10 @@ impl Ledger {
     pub fn append(&mut self, op: Verified<SignedOp>) -> Result<Option<OpId>, AcceptError> {
         let id = op.id();
         Ok(match self.logs.insert(op)? {
-            Inserted::New => Some(id),
+            Inserted::New => {
+                self.derived = None;
+                Some(id)
+            }
             Inserted::Known => None,
         })
     }
@@ -113,9 +119,14 @@ impl Ledger {
         self.logs.next_op(author, time, body)
     }
 
-    /// Derives the roster anew and says what changed.
+    /// Derives the roster anew, where another one can come of it, and says what changed.
     pub fn derive(&mut self, now: UnixTime) -> Changes {
         let Some(genesis) = &self.genesis else { return Changes::default() };
+        let until = self.roster.next_change();
+        if self.derived.is_some_and(|at| at <= now && until.is_none_or(|until| now < until)) {
+            return Changes::default();
+        }
+        self.derived = Some(now);
         let new = Roster::derive(genesis, &self.logs, now);
         let old = std::mem::replace(&mut self.roster, new);
         let mut changes = Changes::default();

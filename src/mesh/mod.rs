@@ -62,6 +62,7 @@ pub mod writes;
 
 mod admission;
 mod clients;
+mod company;
 mod control;
 mod founding;
 mod freshness;
@@ -96,6 +97,7 @@ use crate::membership::{DeviceName, Member, UnixTime};
 use crate::wire::record::NetworkSecret;
 use crate::wire::saved::Cache;
 use clients::Clients;
+use company::Company;
 use deadlines::Deadlines;
 use directory::Directory;
 use event::{Input, InterfaceConfig, InterfaceSnapshot, Output};
@@ -138,6 +140,8 @@ pub struct Mesh {
     /// The removed devices that were told so since the start.
     told_removed: BTreeSet<DeviceId>,
     clients: Clients,
+    /// How many of those that look for company may be called.
+    company: Company,
     writes: Writes,
     deadlines: Deadlines<Timer>,
     outputs: VecDeque<Output>,

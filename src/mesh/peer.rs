@@ -77,6 +77,8 @@ pub struct Peer {
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
     pub neighbour: bool,
+    /// What it came into use for.
+    pub purpose: Purpose,
     /// Until when somebody waits for it.
     pub wanted_until: Instant,
     /// When to start a handshake if there is no session by then.
@@ -86,6 +88,17 @@ pub struct Peer {
     /// When it came into use.
     pub born: Instant,
     waiting: VecDeque<(Instant, Vec<u8>)>,
+}
+
+/// What a peer came into use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody wants it, or it called.
+    Itself,
+    /// It looks for [company](super::company).
+    Company,
+    /// It can most likely [introduce](super::introductions) another.
+    Introducer,
 }
 
 /// How much a peer is needed.
@@ -114,6 +127,7 @@ impl Peer {
             introductions: allowance(),
             leads: false,
             neighbour: false,
+            purpose: Purpose::Itself,
             wanted_until: born,
             handshake_at: None,
             asking: Asking::start(born),
@@ -141,6 +155,11 @@ impl Peer {
             self.waiting.pop_front();
         }
         self.waiting.push_back((now, packet));
+    }
+
+    /// Whether a packet waits that still is of use.
+    pub fn is_waited_for(&self, now: Instant) -> bool {
+        self.waiting.back().is_some_and(|(since, _)| now.duration_since(*since) <= WAITING_TIME)
     }
 
     /// The packets that still are of use.

@@ -10,8 +10,9 @@ use super::directory::Source;
 use super::event::{Output, Transmit};
 use super::greeting::Greeting;
 use super::path::{Demand, PathAgent, PathEvent};
-use super::peer::{Need, Peer, Who, allowed_sources};
+use super::peer::{Need, Peer, Purpose, Who, allowed_sources};
 use super::tags::Caller;
+use super::upkeep::WARM_EVERY;
 use super::*;
 use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
@@ -105,6 +106,11 @@ impl Mesh {
         peer.wanted_until = now + WANTED_FOR;
         if peer.is_connected() {
             self.send_waiting(key, now);
+        } else {
+            // It may have been looked for in vain for long, and ever more patiently.
+            peer.asking.renew(now);
+            self.seek_introduction(key, now);
+            self.next_look(key, now + WARM_EVERY);
         }
         Ok(())
     }
@@ -329,7 +335,9 @@ impl Mesh {
     pub(super) fn bring_member(&mut self, device: &DeviceId, now: Instant) -> Option<PeerKey> {
         let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
-        if self.peers.get(key).is_some_and(|peer| peer.path.primary().is_none()) {
+        let peer = self.peers.get_mut(key)?;
+        peer.purpose = Purpose::Itself;
+        if peer.path.primary().is_none() {
             self.directory.want(*device, now);
         }
         Some(key)

@@ -102,7 +102,7 @@ impl Mesh {
                 let rings = matches!(source, Source::Bell | Source::Lan);
                 let key = match self.peers.member(&device) {
                     None if rings => {
-                        self.bring_member(&device, now).or_else(|| self.bring_removed(&device, now))
+                        self.keep_company(&device, now).or_else(|| self.bring_removed(&device, now))
                     }
                     known => known,
                 };
@@ -160,7 +160,7 @@ impl Mesh {
                 if self.ledger.roster().standing(&device) == Standing::Unknown => {}
             Nearby::Member { device, endpoint } => {
                 self.directory.accept(device, &[endpoint], Source::Lan, now);
-                let key = self.bring_member(&device, now);
+                let key = self.keep_company(&device, now);
                 if let Some(peer) = key.and_then(|key| self.peers.touch(key)) {
                     peer.path.add_remote(endpoint, now);
                 }

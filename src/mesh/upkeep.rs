@@ -17,8 +17,11 @@ use crate::membership::roster::Standing;
 /// How often a peer's needs are looked at: closely while user data flows, so that a dead path is
 /// noticed within seconds.
 const ACTIVE_EVERY: Duration = Duration::from_secs(1);
-/// While nothing flows, a look every few seconds is enough.
-pub(super) const WARM_EVERY: Duration = Duration::from_secs(5);
+/// How long a look at an active peer lasts: the packet path says when user data flows past that.
+const WATCHED_FOR: Duration = Duration::from_secs(2);
+/// While nothing flows, all that changes with time is that a peer is needed no more, and that may
+/// wait; what has a time of its own is due then. A thousand tunnels at this pace cost nothing.
+pub(super) const WARM_EVERY: Duration = Duration::from_secs(30);
 
 /// How often the cache goes to disk, where it changed. It only makes a start quicker.
 const CACHE_EVERY: Duration = Duration::from_secs(60);
@@ -31,7 +34,13 @@ impl Mesh {
                     peer.path.handle_timeout(now);
                 }
             }
-            Timer::Tunnel(key) => self.handle_tunnel_timeout(key, now),
+            Timer::Tunnel(key) => {
+                self.handle_tunnel_timeout(key, now);
+                if self.peers.get(key).is_some_and(|peer| peer.lacks_session(now)) {
+                    // Keys end after three minutes without data; a peer that is needed has some.
+                    self.handle_peer_due(key, now);
+                }
+            }
             Timer::Peer(key) => self.handle_peer_due(key, now),
             Timer::Reach => self.reach.handle_timeout(now),
             Timer::Directory => self.directory.handle_timeout(now),
@@ -113,7 +122,6 @@ impl Mesh {
     pub(super) fn handle_peer_due(&mut self, key: PeerKey, now: Instant) {
         let Some(peer) = self.peers.touch(key) else { return };
         if peer.handshake_at.is_none() && peer.lacks_session(now) {
-            // Keys end after three minutes without data; a peer that is needed has some.
             peer.handshake_at = Some(if peer.leads { now } else { now + FOLLOW_AFTER });
         }
         if peer.handshake_at.is_some_and(|at| at <= now) {
@@ -139,6 +147,9 @@ impl Mesh {
             Need::Active => (Demand::Active, ACTIVE_EVERY),
         };
         let Some(peer) = self.peers.touch(key) else { return };
+        if need == Need::Active {
+            peer.slot.watch(now + WATCHED_FOR);
+        }
         peer.path.set_demand(demand, now);
         peer.path.note_traffic(peer.last_sent(), peer.last_seen(), now);
         peer.path.note_large(peer.last_large());
@@ -149,7 +160,8 @@ impl Mesh {
     pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
         let Some(peer) = self.peers.get(key) else { return };
         let asking = peer.path.primary().is_none().then(|| peer.asking.due());
-        let due = [peer.handshake_at, peer.greeting.again_at(), asking].into_iter().flatten();
+        let due = [peer.handshake_at, peer.greeting.again_at(), asking, Some(peer.wanted_until)];
+        let due = due.into_iter().flatten();
         // What could not be done when it was due is tried at the next look.
         let due = due.filter(|at| *at > self.last_now);
         let due = due.fold(latest, Instant::min);
@@ -258,11 +270,14 @@ impl Mesh {
     }
 
     fn save_cache(&mut self, now: Instant) {
-        let cache =
-            Cache { devices: self.directory.export(now), published: self.publisher.export() };
-        if cache != self.me.cached {
-            self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache.encode())], None));
-            self.me.cached = cache;
+        let published = self.publisher.export();
+        // What was not said again runs out by itself, on disk too.
+        if self.directory.take_news() || published != self.me.cached.published {
+            let cache = Cache { devices: self.directory.export(now), published };
+            if cache != self.me.cached {
+                self.outputs.push_back(Output::Persist(vec![Persist::Cache(cache.encode())], None));
+                self.me.cached = cache;
+            }
         }
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));
     }

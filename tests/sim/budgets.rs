@@ -222,5 +222,26 @@ fn budgets_are_measured() {
     std::fs::write(folder().join("budgets.svg"), draw(&figures)).expect("the source folder");
 }
 
+/// Ten minutes from a cold start, and what each of them costs this machine: all `SIM_DEVICES` of them.
+#[test]
+#[ignore = "a measurement; see README.md"]
+fn ten_minutes_from_a_cold_start_are_timed() {
+    let devices = std::env::var("SIM_DEVICES").map_or(100, |size| size.parse().expect("a number"));
+    let begin = cpu_time();
+    let mut world = World::new(1, Weather::FAIR);
+    let crowd = Crowd::new(devices, 1);
+    println!("written after {:.1} CPU-s", (cpu_time() - begin).as_secs_f64());
+    crowd.start(&mut world, |world, _| Some(world.net.site(NatKind::PORT_RESTRICTED)));
+    println!("started after {:.1} CPU-s", (cpu_time() - begin).as_secs_f64());
+    for minute in 1..=10 {
+        let before = world.tally;
+        world.run_for(Duration::from_secs(60));
+        let sent = world.tally - before;
+        let (took, held) = ((cpu_time() - begin).as_secs_f64(), live_bytes() >> 20);
+        println!("minute {minute}: {took:.1} CPU-s, {held} MiB, {sent:?}");
+    }
+    println!("{:.1} tunnels a device", tunnels(&world) / devices as f64);
+}
+
 const BEGIN: &str = "<!-- figures -->";
 const END: &str = "<!-- end of figures -->";

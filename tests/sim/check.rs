@@ -3,7 +3,7 @@
 //! A new invariant is a method here and a call in `World::settle` or `World::step`. A breach panics
 //! with the seed and the virtual time; `random` adds the command that shows it again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -37,8 +37,8 @@ pub struct Checks {
     /// The op that an author wrote under each number.
     ops: BTreeMap<(Author, u64), OpId>,
     known: BTreeSet<OpId>,
-    /// The last counters under each key: by receiver's index, sender and the sender's start.
-    counters: BTreeMap<(u32, DeviceNo, u32), BTreeSet<u64>>,
+    /// The last counters under each key: by receiver's index, and by sender and the sender's start.
+    counters: HashMap<u32, BTreeMap<(DeviceNo, u32), BTreeSet<u64>>>,
     trace: DefaultHasher,
     elapsed: Duration,
 }
@@ -52,7 +52,7 @@ impl Checks {
             due: BTreeMap::new(),
             ops: BTreeMap::new(),
             known: BTreeSet::new(),
-            counters: BTreeMap::new(),
+            counters: HashMap::new(),
             trace: DefaultHasher::new(),
             elapsed: Duration::ZERO,
         }
@@ -208,14 +208,11 @@ impl Checks {
     /// No counter is used twice under one key. A handshake message under an index begins a new one.
     fn counted(&mut self, device: DeviceNo, life: u32, bytes: &[u8]) {
         if let Some(index) = sender_index(bytes) {
-            let old = self
-                .counters
-                .range((index, DeviceNo(0), 0)..=(index, DeviceNo(usize::MAX), u32::MAX));
-            let old: Vec<_> = old.map(|(key, _)| *key).collect();
-            old.iter().for_each(|key| drop(self.counters.remove(key)));
+            self.counters.remove(&index);
         }
         if let (Some(index), Some(counter)) = (receiver_index(bytes), counter(bytes)) {
-            let used = self.counters.entry((index, device, life)).or_default();
+            let senders = self.counters.entry(index).or_default();
+            let used = senders.entry((device, life)).or_default();
             let again = !used.insert(counter);
             if used.len() > COUNTERS {
                 used.pop_first();

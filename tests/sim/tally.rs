@@ -17,7 +17,7 @@ const EMPTY_TRANSPORT: usize = 32;
 /// The port of STUN servers.
 pub const STUN_PORT: u16 = 3478;
 
-/// What devices sent.
+/// What devices did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Datagrams of every kind.
@@ -34,6 +34,8 @@ pub struct Tally {
     pub messages: u64,
     /// WireGuard keepalives.
     pub keepalives: u64,
+    /// Not sent: how often a device woke up because something was due.
+    pub wakeups: u64,
 }
 
 impl Tally {
@@ -64,6 +66,7 @@ impl Sub for Tally {
             handshakes: self.handshakes - before.handshakes,
             messages: self.messages - before.messages,
             keepalives: self.keepalives - before.keepalives,
+            wakeups: self.wakeups - before.wakeups,
         }
     }
 }

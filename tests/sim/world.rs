@@ -53,7 +53,7 @@ pub struct World {
     pub net: Net,
     /// The DHT.
     pub dht: Dht,
-    /// What the devices sent.
+    /// What the devices did.
     pub tally: Tally,
     /// The devices.
     pub nodes: Vec<Node>,
@@ -174,6 +174,7 @@ impl World {
                     return;
                 }
                 self.due.remove(&device);
+                self.tally.wakeups += 1;
                 let (node, now) = self.on(device);
                 let reason = node.mesh.poll_timeout().map(|(_, reason)| reason);
                 node.mesh.handle_timeout(now);

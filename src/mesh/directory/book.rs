@@ -62,12 +62,19 @@ pub(super) struct Book {
     devices: BTreeMap<DeviceId, BTreeMap<Source, Word>>,
     /// The on-link prefixes of this host.
     links: Vec<(IpAddr, u8)>,
+    /// Whether anything was said or forgotten since it was asked.
+    news: bool,
 }
 
 impl Book {
     /// Takes the links of this host over.
     pub(super) fn set_links(&mut self, interfaces: &InterfaceSnapshot) {
         self.links = interfaces.addresses.iter().map(|a| (a.address, a.prefix_len)).collect();
+    }
+
+    /// Whether anything was said or forgotten since this was asked last.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// How many devices are remembered.
@@ -97,6 +104,7 @@ impl Book {
             }
         }
         words.insert(source, Word { at, endpoints: kept });
+        self.news = true;
         true
     }
 
@@ -121,7 +129,7 @@ impl Book {
 
     /// Forgets a device.
     pub(super) fn forget(&mut self, device: &DeviceId) {
-        self.devices.remove(device);
+        self.news |= self.devices.remove(device).is_some();
     }
 
     /// What a restart should remember, the newest devices first.

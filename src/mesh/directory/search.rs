@@ -1,6 +1,6 @@
 //! What is looked up when: targets with their pace, and the look-ups under way.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -148,6 +148,9 @@ pub(super) struct Search {
     /// When the next patient look-up may start.
     patient_from: Instant,
     pub(super) lookups: VecDeque<DhtKey>,
+    /// What is due first, as of the last [`pump`](Self::pump): it is asked for far more often than it
+    /// changes, and finding it walks the targets.
+    next: Option<(Instant, Target)>,
     rng: StdRng,
 }
 
@@ -159,6 +162,7 @@ impl Search {
             eager_paid: now,
             patient_from: now,
             lookups: VecDeque::new(),
+            next: None,
             rng,
         }
     }
@@ -187,24 +191,21 @@ impl Search {
 
     /// Starts what is due.
     pub(super) fn pump(&mut self, keys: &Keys, now: Instant) {
-        while self.flights.len() < MAX_IN_FLIGHT
-            && let Some((due, target)) = self.next_due(keys, now)
-            && due <= now
-        {
-            self.start(target, keys, now);
+        loop {
+            let free = self.flights.len() < MAX_IN_FLIGHT;
+            self.next = if free { self.next_due(keys, now) } else { None };
+            match self.next {
+                Some((due, target)) if due <= now => self.start(target, keys, now),
+                _ => break,
+            }
         }
     }
 
     /// When something is due, and why.
-    pub(super) fn poll_timeout(
-        &self,
-        keys: &Keys,
-        now: Instant,
-    ) -> Option<(Instant, &'static str)> {
+    pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let lost = self.flights.values().map(|flight| flight.since + FLIGHT_TIMEOUT).min();
         let lost = lost.map(|at| (at, "look-up lost"));
-        let due = if self.flights.len() < MAX_IN_FLIGHT { self.next_due(keys, now) } else { None };
-        lost.into_iter().chain(due.map(|(at, _)| (at, "look-up due"))).min()
+        lost.into_iter().chain(self.next.map(|(at, _)| (at, "look-up due"))).min()
     }
 
     /// Ends the look-ups of which nothing was heard.
@@ -234,10 +235,10 @@ impl Search {
     /// The target that is due first, and when it may start.
     fn next_due(&self, keys: &Keys, now: Instant) -> Option<(Instant, Target)> {
         let eager_from = self.eager_paid.checked_sub(EAGER_BURST).unwrap_or(self.eager_paid);
-        let busy: BTreeSet<Target> = self.flights.values().map(|flight| flight.target).collect();
+        let busy = |target: &Target| self.flights.values().any(|flight| flight.target == *target);
         self.chases
             .iter()
-            .filter(|(target, _)| !busy.contains(target) && keys.has_key(target))
+            .filter(|(target, _)| !busy(target) && keys.has_key(target))
             .map(|(target, chase)| {
                 let due = chase.cadence.due();
                 let eager = due.max(eager_from);
