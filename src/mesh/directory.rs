@@ -11,19 +11,18 @@
 //!
 //! # Pace
 //! While this device has a tunnel, members introduce it to whom it wants, and only what they did
-//! not bring about within [`INTRODUCED_WITHIN`] is looked up. Then
-//! records and the doorbell: every 5 s in the first minute after a start, a join or an own address
-//! change ([`Directory::stir`]), every 15 s for 5 more minutes, then doubling to 5 minutes; each
-//! with jitter. A rendezvous: every 2 s for 10 minutes, then every 30 s. At most
-//! four look-ups are under way; patient ones start at least 30 s apart.
+//! not bring about within [`INTRODUCED_WITHIN`] is looked up. Then records and the doorbell: every
+//! 5 s in the first minute after a start, a join or an own address change ([`Directory::stir`]),
+//! every 15 s for 5 more minutes, then doubling to 5 minutes; each with jitter. A rendezvous: every
+//! 2 s for 10 minutes, then every 30 s. At most four look-ups are under way; patient ones start at
+//! least 30 s apart.
 //! A record is looked up under this epoch's key; where that gave nothing, every fourth time also
 //! under the likelier neighbour's (see [`EpochTime::neighbour`](crate::wire::record::EpochTime)).
 //!
 //! # Use
 //! `handle_*` and the setters take what happened; then drain [`Directory::poll_lookup`] and
-//! [`Directory::poll_event`]. The first valid value is an event at once; a later one only where it
-//! is newer. Nothing is looked up while the DHT is off, and nothing under a network's keys before
-//! the wall clock is known.
+//! [`Directory::poll_event`]. The first valid value is an event at once, a later one only where newer.
+//! Nothing is looked up while the DHT is off, nor under a network's keys before the wall clock is known.
 
 mod book;
 mod found;
@@ -52,10 +51,9 @@ use crate::wire::record::{
     Seat, SignedItem, decode_devices, encode_devices, is_future,
 };
 
-/// How long the members at the other ends of this device's tunnels have to bring about a tunnel to a
-/// device that is wanted, before the DHT is asked: an introduction and the checks after it take two
-/// round trips, and the first is asked for anew after a second. A look-up asks some twenty nodes
-/// and costs a hundred times as much.
+/// How long the members at the other ends of this device's tunnels have to bring about a tunnel to
+/// one that is wanted, before the DHT is asked: an introduction and the checks after it take two round
+/// trips, and the first is asked for anew after a second. A look-up costs a hundred times as much.
 const INTRODUCED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where other devices are, and what to look up to learn it.
@@ -154,6 +152,7 @@ impl Directory {
     pub fn take_news(&mut self) -> bool {
         self.book.take_news()
     }
+
     /// How many devices are remembered.
     pub fn remembered(&self) -> usize {
         self.book.len()
@@ -250,8 +249,7 @@ impl Directory {
 
     /// What a restart should remember.
     pub fn export(&self, now: Instant) -> Vec<u8> {
-        let at = self.keys.unix(now);
-        encode_devices(&self.book.export(at))
+        encode_devices(&self.book.export(self.keys.unix(now)))
     }
 
     /// Takes what [`Self::export`] gave before the restart.

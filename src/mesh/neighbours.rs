@@ -27,8 +27,8 @@ use crate::identity::DeviceId;
 /// every device of a network of thousands in a handful of steps.
 const NEIGHBOURS: usize = 12;
 
-/// Circles on which the agreed neighbours stand, two on each, by eight bytes of their ids: with eight a network of ten thousand is
-/// still one when half of it is off, and four are left to chance.
+/// Circles on which the agreed neighbours stand, two on each, by eight bytes of their ids: with eight
+/// a network of ten thousand is still one when half of it is off, and four are left to chance.
 const RINGS: usize = 4;
 
 /// How often a device looks whether it has its neighbours.

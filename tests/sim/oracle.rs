@@ -28,10 +28,10 @@ impl Situation {
         self.nats.iter().any(|nat| nat.filtering == Filtering::AddressAndPortDependent)
     }
 
-    /// Whether a packet that came too early moves its port.
+    /// Whether a packet that came too early moves its port. One that lets everybody in does so too: it
+    /// lets nobody in before it has a mapping, as after a restart.
     fn is_poisoned(&self) -> bool {
-        let moves = |nat: &NatKind| nat.filtering != Filtering::EndpointIndependent;
-        self.nats.iter().any(|nat| nat.poisons && moves(nat))
+        self.nats.iter().any(|nat| nat.poisons)
     }
 
     /// Whether it is known where to send, and what comes from there is let in.
