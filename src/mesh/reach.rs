@@ -21,7 +21,9 @@
 //! All servers are asked at once, from the data socket, when they are first known, when the links
 //! change, when a path dies ([`suspect`](Reachability::suspect), at most every [`SUSPECT_GAP`]) and,
 //! while [in demand](Reachability::set_demand), every [`REFRESH`], or every [`ENCLOSED_REFRESH`]
-//! while no tunnel leads out of the local network. A question is repeated after 0.5,
+//! while no tunnel leads out of the local network. A round that no server answered is followed by
+//! another after [`ENCLOSED_REFRESH`], and twice that, and so on: the link may have come up before the
+//! way out did. A question is repeated after 0.5,
 //! 1 and 2 s (RFC 8489, section 6.2.1) and given up after 7.5 s; answers of the last round count until
 //! another server has answered. Only an answer in that transaction
 //! and from that server counts. A server that names another address of its own (OTHER-ADDRESS,
@@ -102,6 +104,8 @@ pub struct Reachability {
     observed: BTreeMap<(DeviceId, bool), (SocketAddr, Instant)>,
     in_demand: bool,
     enclosed: bool,
+    /// How many rounds in a row no server answered.
+    unheard: u32,
     /// When the last round began.
     round_at: Option<Instant>,
     /// When the next one is due because something happened, and because time passed.
@@ -128,6 +132,7 @@ impl Reachability {
             observed: BTreeMap::new(),
             in_demand: false,
             enclosed: false,
+            unheard: 0,
             round_at: None,
             urgent: None,
             refresh: None,
@@ -220,6 +225,9 @@ impl Reachability {
             && !server.learnt
         {
             self.learn(from, other, now);
+        }
+        if std::mem::take(&mut self.unheard) > 0 {
+            self.schedule_refresh(now);
         }
         self.drop_contradicted(v6);
         self.review(now);
@@ -343,10 +351,15 @@ impl Reachability {
         if [self.urgent, self.refresh].into_iter().flatten().any(|at| at <= now) {
             self.start_round(now);
         }
+        let mut gave_up = false;
         for server in &mut self.servers {
             if server.due().is_some_and(|at| at <= now) {
                 self.transmits.extend(server.repeat(now));
+                gave_up |= server.due().is_none();
             }
+        }
+        if gave_up {
+            self.end_round(now);
         }
         self.review(now);
     }

@@ -269,6 +269,7 @@ impl History {
         self.world.net.heal();
         for device in (0..self.world.nodes.len()).map(DeviceNo) {
             self.mend(device);
+            self.world.nodes[device.0].stay_on();
         }
         self.settle_down();
         for (from, to) in self.survey().pairs {

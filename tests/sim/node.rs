@@ -220,6 +220,11 @@ impl Node {
         self.power = Some((outputs.saturating_add(1), written));
     }
 
+    /// The power lasts.
+    pub fn stay_on(&mut self) {
+        self.power = None;
+    }
+
     /// Whether the power failed.
     pub fn is_dead(&self) -> bool {
         self.power.is_some_and(|(outputs, _)| outputs == 0)

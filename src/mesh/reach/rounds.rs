@@ -43,8 +43,23 @@ impl Reachability {
         reachable
     }
 
+    /// A question was given up; where it was the last one, another round follows an unanswered one.
+    pub(super) fn end_round(&mut self, now: Instant) {
+        let waits = self.servers.iter().any(|server| server.due().is_some());
+        let heard = self.servers.iter().filter_map(Server::answered_at).max() >= self.round_at;
+        if !waits && !heard {
+            self.unheard = self.unheard.saturating_add(1);
+            self.schedule_refresh(now);
+        }
+    }
+
     pub(super) fn schedule_refresh(&mut self, now: Instant) {
-        let period = if self.enclosed { ENCLOSED_REFRESH } else { REFRESH };
+        let patience = 2_u32.saturating_pow(self.unheard.saturating_sub(1));
+        let period = match (self.enclosed, self.unheard) {
+            (true, _) => ENCLOSED_REFRESH,
+            (false, 0) => REFRESH,
+            (false, _) => REFRESH.min(ENCLOSED_REFRESH.saturating_mul(patience)),
+        };
         let period = period.mul_f64(self.rng.random_range(0.9..1.1));
         let at = self.round_at.map_or(now, |last| now.max(last + period));
         self.refresh = self.in_demand.then_some(at);

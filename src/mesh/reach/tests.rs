@@ -288,6 +288,34 @@ fn refreshing_happens_only_in_demand() {
 }
 
 #[test]
+fn a_round_that_nobody_answered_is_repeated_ever_more_patiently() {
+    let (mut reach, t0) = started();
+    reach.set_demand(true, t0);
+    drain(&mut reach);
+    let mut rounds = vec![t0];
+    let mut asked = Vec::new();
+    while rounds.len() < 9 {
+        let (at, reason) = reach.poll_timeout().unwrap();
+        reach.handle_timeout(at);
+        asked = drain(&mut reach);
+        while reach.poll_event().is_some() {}
+        if reason == "STUN refresh" {
+            rounds.push(at);
+        }
+    }
+    let gaps: Vec<_> = rounds.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+    for (gap, expected) in gaps.iter().zip([25.0, 50.0, 100.0, 200.0, 400.0, 600.0, 600.0, 600.0]) {
+        assert!((0.9..1.1).contains(&(gap / expected)), "{gaps:?}");
+    }
+    let now = *rounds.last().unwrap();
+    answer(&mut reach, &asked[0], PUBLIC, now);
+    answer(&mut reach, &asked[1], PUBLIC, now);
+    while reach.poll_event().is_some() {}
+    let (at, _) = reach.poll_timeout().unwrap();
+    assert!(at >= now + REFRESH.mul_f64(0.9), "the servers are there");
+}
+
+#[test]
 fn a_server_without_a_route_is_not_asked_and_a_neighbour_is() {
     let t0 = start();
     let mut reach = Reachability::new(41641, [1; 32], t0);
