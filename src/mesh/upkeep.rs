@@ -256,13 +256,15 @@ impl Mesh {
     }
 
     /// With no live tunnel the doorbell is rung; with none to the outside, nothing but STUN keeps our
-    /// mapping open.
+    /// mapping open. Guests and removed devices that call count for nothing: they introduce nobody, and
+    /// what they say of our address is not heard.
     pub(super) fn connections_changed(&mut self, now: Instant) {
-        let lonely = !self.peers.iter().any(Peer::is_connected);
+        let counts = |peer: &&Peer| peer.initiates() && peer.is_connected();
+        let lonely = self.peers.iter().find(counts).is_none();
         // Checks on a local path keep no mapping open.
         let is_outside = |path: Path| path.kind != api::PathKind::Lan;
         let outside = |peer: &Peer| peer.path.primary().is_some_and(is_outside);
-        let enclosed = !self.peers.iter().any(|peer| outside(peer) && peer.is_connected());
+        let enclosed = !self.peers.iter().filter(counts).any(outside);
         self.reach.set_enclosed(enclosed, now);
         self.beacons.set_searching(lonely, now);
         self.publisher.set_lonely(lonely, now);
