@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::peer::{Peer, Purpose, Who};
+use super::peer::{Peer, Who};
 use super::rate::Bucket;
 use super::tags::Caller;
 use super::*;
@@ -60,7 +60,6 @@ impl Mesh {
         let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
         let peer = self.peers.touch(key)?;
-        peer.purpose = Purpose::Company;
         peer.wanted_until = now + COMPANY_FOR;
         Some(key)
     }

@@ -267,13 +267,14 @@ impl Mesh {
     /// made.
     fn hear_goodbye(&mut self, (key, device): (PeerKey, DeviceId), why: Goodbye, now: Instant) {
         let Some(peer) = self.peers.get(key) else { return };
-        let (neighbour, needed) = (peer.neighbour, peer.need(now) > Need::None);
+        let (neighbour, purpose) = (peer.neighbour, peer.purpose);
+        let needed = peer.need(now) > Need::None;
         let settled = now.duration_since(peer.born) > CALLED_AGAIN_AFTER;
         self.drop_peer(key, now);
         if why == Goodbye::Idle
             && needed
             && settled
-            && let Some(key) = self.bring_member(&device, now)
+            && let Some(key) = self.bring_member(&device, purpose, now)
             && let Some(peer) = self.peers.touch(key)
         {
             peer.neighbour = neighbour;

@@ -3,7 +3,7 @@
 
 use super::event::{Input, RequestId};
 use super::greeting::Greeting;
-use super::peer::Who;
+use super::peer::{Purpose, Who};
 use super::writes::Then;
 use super::*;
 use crate::forward::{SlotIndex, Tunnel, Upcall};
@@ -102,7 +102,7 @@ impl Stage {
 
     /// The member is connected, as far as the mesh can tell, and proved itself.
     fn proven(&mut self, villain: &Villain) -> PeerKey {
-        let key = self.mesh.bring_member(&villain.id.public(), self.now).unwrap();
+        let key = self.mesh.bring_member(&villain.id.public(), Purpose::User, self.now).unwrap();
         let mut greeting = Greeting::default();
         greeting.hear([1; 16]);
         greeting.speak([2; 16], self.now);
@@ -168,7 +168,7 @@ fn a_replayed_check_does_not_use_up_the_answers_of_the_others() {
 fn what_cannot_prove_itself_is_heard_fifty_times_a_second() {
     let (mut stage, mallory) = (Stage::new(), villain(3));
     stage.admit(&mallory, "mallory");
-    let key = stage.mesh.bring_member(&mallory.id.public(), stage.now).unwrap();
+    let key = stage.mesh.bring_member(&mallory.id.public(), Purpose::User, stage.now).unwrap();
     let hello = |n: u16| {
         let mut nonce = [0; 16];
         nonce[..2].copy_from_slice(&n.to_be_bytes());
@@ -214,7 +214,7 @@ fn a_recorded_initiation_does_not_end_the_search_for_who_made_it() {
     let (mut stage, alice) = (Stage::new(), villain(4));
     stage.admit(&alice, "alice");
     let device = alice.id.public();
-    stage.mesh.bring_member(&device, stage.now).unwrap();
+    stage.mesh.bring_member(&device, Purpose::User, stage.now).unwrap();
     assert!(stage.mesh.directory.is_wanted(&device));
     let ours = stage.mesh.me.identity.wg.public();
     let bytes = Tunnel::new(&alice.wg, &ours, SlotIndex(9)).unwrap().initiate(stage.now);
@@ -250,7 +250,7 @@ fn one_member_cannot_have_any_number_of_others_looked_for() {
 fn a_full_table_of_peers_still_lets_a_member_in() {
     let (mut stage, alice) = (Stage::new(), villain(4));
     stage.admit(&alice, "alice");
-    let key = stage.mesh.bring_member(&alice.id.public(), stage.now).unwrap();
+    let key = stage.mesh.bring_member(&alice.id.public(), Purpose::User, stage.now).unwrap();
     stage.mesh.drop_peer(key, stage.now);
     for n in 0..peers::MAX_PEERS as u32 {
         let mut seed = [9; 32];
@@ -260,7 +260,7 @@ fn a_full_table_of_peers_still_lets_a_member_in() {
         stage.mesh.allow(caller);
         assert!(stage.mesh.bring(caller, stage.now).is_some());
     }
-    assert!(stage.mesh.bring_member(&alice.id.public(), stage.now).is_some());
+    assert!(stage.mesh.bring_member(&alice.id.public(), Purpose::User, stage.now).is_some());
 }
 
 #[test]

@@ -116,14 +116,12 @@ impl Mesh {
         }
     }
 
-    /// Brings some of those into use that are likely connected to `key`'s device, where somebody waits
+    /// Brings some of those into use that are likely connected to `key`'s device, where a user waits
     /// for it: the roster's sync can do without.
     fn approach(&mut self, key: PeerKey, beside: &BTreeSet<DeviceId>, now: Instant) {
         let is_approached = |peer: &&Peer| peer.purpose == Purpose::Introducer;
         let free = APPROACHED.saturating_sub(self.peers.iter().filter(is_approached).count());
-        let waits = |peer: &Peer| {
-            peer.purpose == Purpose::Itself && (!peer.neighbour || peer.is_waited_for(now))
-        };
+        let waits = |peer: &Peer| peer.purpose == Purpose::User && now < peer.wanted_until;
         if !self.peers.get(key).is_some_and(waits) {
             return;
         }
@@ -131,10 +129,9 @@ impl Mesh {
         let known = |device: &&DeviceId| **device == this || self.peers.member(device).is_some();
         let new: Vec<_> = beside.iter().filter(|device| !known(device)).copied().collect();
         for device in new.sample(&mut self.rng, APPROACHED_AT_ONCE.min(free)) {
-            if let Some(key) = self.bring_member(device, now)
+            if let Some(key) = self.bring_member(device, Purpose::Introducer, now)
                 && let Some(peer) = self.peers.touch(key)
             {
-                peer.purpose = Purpose::Introducer;
                 peer.wanted_until = now + APPROACHED_FOR;
             }
         }
@@ -185,7 +182,7 @@ impl Mesh {
             return;
         }
         let endpoints = &introduction.at.endpoints;
-        let Some(key) = self.bring_member(&device, now) else { return };
+        let Some(key) = self.bring_member(&device, Purpose::Company, now) else { return };
         self.directory.accept(device, endpoints, Source::Gossip, now);
         if let Some(peer) = self.peers.touch(key) {
             endpoints.iter().for_each(|at| peer.path.add_remote(*at, now));
@@ -220,8 +217,8 @@ fn add(endpoints: &mut Vec<SocketAddr>, first: Option<SocketAddr>) {
     endpoints.truncate(MAX_ENDPOINTS);
 }
 
-/// Whether the peer is a member to which no path is known, and somebody waits for it.
+/// Whether the peer is a member to which no path is known, and whose business it is not to find one.
 fn is_sought(peer: &Peer) -> bool {
-    let is_wanted = peer.purpose != Purpose::Company;
+    let is_wanted = peer.purpose > Purpose::Company;
     peer.device().is_some() && peer.path.primary().is_none() && is_wanted
 }

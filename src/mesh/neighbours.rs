@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rand::seq::IteratorRandom;
 
-use super::peer::Peer;
+use super::peer::{Peer, Purpose};
 use super::*;
 use crate::identity::DeviceId;
 
@@ -90,7 +90,7 @@ impl Mesh {
             }
         }
         for device in chosen {
-            if let Some(key) = self.bring_member(&device, now)
+            if let Some(key) = self.bring_member(&device, Purpose::Roster, now)
                 && let Some(peer) = self.peers.touch(key)
             {
                 peer.neighbour = true;
@@ -111,7 +111,7 @@ impl Mesh {
         let members = self.ledger.roster().members().map(|member| member.id);
         let members = members.filter(|member| *member != this && located(member));
         for device in members.sample(&mut self.rng, NEIGHBOURS) {
-            self.want_member(&device, now + NEEDED_AT_FIRST, now);
+            self.want_member(&device, Purpose::Roster, now + NEEDED_AT_FIRST, now);
         }
     }
 

@@ -77,7 +77,7 @@ pub struct Peer {
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
     pub neighbour: bool,
-    /// What it came into use for.
+    /// What it is in use for.
     pub purpose: Purpose,
     /// Until when somebody waits for it.
     pub wanted_until: Instant,
@@ -90,15 +90,17 @@ pub struct Peer {
     waiting: VecDeque<(Instant, Vec<u8>)>,
 }
 
-/// What a peer came into use for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a peer is in use for; what counts for more comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
-    /// Somebody wants it, or it called.
-    Itself,
-    /// It looks for [company](super::company).
+    /// It looks for this device, or for any [company](super::company): finding a path is its business.
     Company,
     /// It can most likely [introduce](super::introductions) another.
     Introducer,
+    /// The roster shall spread over it.
+    Roster,
+    /// A user of this device waits for it.
+    User,
 }
 
 /// How much a peer is needed.
@@ -127,7 +129,7 @@ impl Peer {
             introductions: allowance(),
             leads: false,
             neighbour: false,
-            purpose: Purpose::Itself,
+            purpose: Purpose::Company,
             wanted_until: born,
             handshake_at: None,
             asking: Asking::start(born),
@@ -155,11 +157,6 @@ impl Peer {
             self.waiting.pop_front();
         }
         self.waiting.push_back((now, packet));
-    }
-
-    /// Whether a packet waits that still is of use.
-    pub fn is_waited_for(&self, now: Instant) -> bool {
-        self.waiting.back().is_some_and(|(since, _)| now.duration_since(*since) <= WAITING_TIME)
     }
 
     /// The packets that still are of use.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::event::RequestId;
-use super::peer::Peer;
+use super::peer::{Peer, Purpose};
 use super::sessions::WANTED_FOR;
 use super::*;
 use crate::api::{ErrorKind, PingSummary, Pong, Response, SCHEMA};
@@ -89,7 +89,7 @@ impl Mesh {
         self.clients.pings.series.insert(id, series);
         // Not until the client's time-out: a client that names a year and goes away must not keep
         // the peer for a year. Each probe prolongs it.
-        self.want_member(&device, now + WANTED_FOR, now);
+        self.want_member(&device, Purpose::User, now + WANTED_FOR, now);
         self.handle_pings(now);
         None
     }
@@ -130,14 +130,14 @@ impl Mesh {
         let connected = self.peers.member(&device).and_then(|key| self.peers.get(key));
         let Some(key) = connected.filter(|peer| peer.is_connected()).map(|peer| peer.key) else {
             series.next = now + CONNECT_POLL;
-            return self.want_member(&device, now + INTERVAL, now);
+            return self.want_member(&device, Purpose::User, now + INTERVAL, now);
         };
         series.next = now + INTERVAL;
         series.sent += 1;
         let token = self.rng.random();
         self.clients.pings.flying.insert(token, (id, series.sent, now));
         self.probe(key, token, now);
-        self.want_member(&device, now + WANTED_FOR, now);
+        self.want_member(&device, Purpose::User, now + WANTED_FOR, now);
     }
 
     /// An answer came through the tunnel.

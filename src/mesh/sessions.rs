@@ -100,7 +100,7 @@ impl Mesh {
     ) -> Result<(), InputError> {
         let roster = self.ledger.roster();
         let device = roster.by_address(destination).ok_or(InputError::Stranger)?.id;
-        let key = self.bring_member(&device, now).ok_or(InputError::TooMany)?;
+        let key = self.bring_member(&device, Purpose::User, now).ok_or(InputError::TooMany)?;
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         peer.hold(packet, now);
         peer.wanted_until = now + WANTED_FOR;
@@ -332,11 +332,16 @@ impl Mesh {
 
     /// The peer of a member, taken into use where it is not, and looked for where it is not
     /// connected. One that calls us is not looked for: it is where it calls from.
-    pub(super) fn bring_member(&mut self, device: &DeviceId, now: Instant) -> Option<PeerKey> {
+    pub(super) fn bring_member(
+        &mut self,
+        device: &DeviceId,
+        purpose: Purpose,
+        now: Instant,
+    ) -> Option<PeerKey> {
         let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
         let peer = self.peers.get_mut(key)?;
-        peer.purpose = Purpose::Itself;
+        peer.purpose = peer.purpose.max(purpose);
         if peer.path.primary().is_none() {
             self.directory.want(*device, now);
         }

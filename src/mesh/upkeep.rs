@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::candidate::Surroundings;
 use super::event::{DhtInput, InterfaceSnapshot, Output, Persist};
 use super::path::{Demand, Path};
-use super::peer::{Need, Peer, Who};
+use super::peer::{Need, Peer, Purpose, Who};
 use super::sessions::FOLLOW_AFTER;
 use super::tags::Caller;
 use super::*;
@@ -181,8 +181,14 @@ impl Mesh {
     }
 
     /// Somebody waits for this member until then.
-    pub(super) fn want_member(&mut self, device: &DeviceId, until: Instant, now: Instant) {
-        let Some(key) = self.bring_member(device, now) else { return };
+    pub(super) fn want_member(
+        &mut self,
+        device: &DeviceId,
+        purpose: Purpose,
+        until: Instant,
+        now: Instant,
+    ) {
+        let Some(key) = self.bring_member(device, purpose, now) else { return };
         if let Some(peer) = self.peers.touch(key) {
             peer.wanted_until = peer.wanted_until.max(until);
         }
