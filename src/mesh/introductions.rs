@@ -13,6 +13,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::seq::IndexedRandom;
@@ -25,7 +26,8 @@ use crate::identity::DeviceId;
 use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS};
 
 /// How many members are asked at once, those first that are [agreed](super::neighbours) neighbours of
-/// the other: one may be slow, or not connected to it.
+/// the other: one may be slow, or not connected to it. Of the others, which hardly are in a large
+/// network, as many only where a user waits.
 const INTRODUCERS: usize = 3;
 
 /// How many members are brought into use to introduce others, at once and in all, and for how long:
@@ -90,13 +92,14 @@ impl Mesh {
         if peer.asking.due() > now {
             return;
         }
+        let (purpose, beside) = (peer.purpose, peer.beside.clone());
         let mut others = self.proven_members();
         others.retain(|other| *other != key);
         if others.is_empty() {
             // Whoever connects next is asked at once.
             return;
         }
-        let beside = self.beside(&target);
+        let beside = beside.unwrap_or_else(|| self.note_beside(key, &target));
         let knows = |key: &PeerKey| {
             self.peers.get(*key).and_then(Peer::device).is_some_and(|at| beside.contains(&at))
         };
@@ -105,7 +108,9 @@ impl Mesh {
             self.approach(key, &beside, now);
         }
         let mut asked: Vec<_> = likely.sample(&mut self.rng, INTRODUCERS).copied().collect();
-        asked.extend(others.sample(&mut self.rng, INTRODUCERS - asked.len()).copied());
+        let unlikely = if purpose == Purpose::User { INTRODUCERS } else { 1 };
+        let unlikely = unlikely.min(INTRODUCERS - asked.len());
+        asked.extend(others.sample(&mut self.rng, unlikely).copied());
         let at = self.own_endpoints(now);
         for introducer in asked {
             let introduction = Introduction { device: target, at: at.clone() };
@@ -114,6 +119,15 @@ impl Mesh {
         if let Some(peer) = self.peers.touch(key) {
             peer.asking.asked(now);
         }
+    }
+
+    /// Who is likely connected to `key`'s device, as of now: the roster may change, a hint may be old.
+    fn note_beside(&mut self, key: PeerKey, target: &DeviceId) -> Arc<BTreeSet<DeviceId>> {
+        let beside = Arc::new(self.beside(target));
+        if let Some(peer) = self.peers.touch(key) {
+            peer.beside = Some(beside.clone());
+        }
+        beside
     }
 
     /// Brings some of those into use that are likely connected to `key`'s device, where a user waits

@@ -5,7 +5,7 @@
 //! the packet path shares, the agent that finds a way to it, and the packets that wait for a
 //! session.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -77,6 +77,8 @@ pub struct Peer {
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
     pub neighbour: bool,
+    /// Its [agreed](super::neighbours) neighbours, where it was looked for.
+    pub beside: Option<Arc<BTreeSet<DeviceId>>>,
     /// What it is in use for.
     pub purpose: Purpose,
     /// Until when somebody waits for it.
@@ -129,6 +131,7 @@ impl Peer {
             introductions: allowance(),
             leads: false,
             neighbour: false,
+            beside: None,
             purpose: Purpose::Company,
             wanted_until: born,
             handshake_at: None,
