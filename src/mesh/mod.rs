@@ -31,8 +31,8 @@
 //! [probes](ping); a peer's [session](sessions) comes and goes, and what it [says](control) is
 //! heard; somebody is [admitted](admission), or this device [joins](joining); a device is
 //! [removed](removal) or [introduced](introductions); the [members] change, and some of them are
-//! kept as [neighbours]; after a start user data [waits](freshness);
-//! time passes and the host changes ([`upkeep`]); and [`settle`] carries everything on.
+//! kept as [neighbours], or called as they look for [company]; after a start user data
+//! [waits](freshness); time passes and the host changes ([`upkeep`]); and [`settle`] carries everything on.
 //!
 //! # Who may change what
 //!
