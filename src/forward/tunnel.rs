@@ -14,8 +14,8 @@
 //!   `open` once a second.
 //!
 //! The timers belong to `mesh`, data to the workers. When data wakes a tunnel that slept, `mesh` does
-//! not know that its deadline moved forward: [`Tunnel::is_overdue`] says so to the worker, which
-//! passes it on. What the timers want sent is kept until [`Tunnel::handle_timeout`] takes it.
+//! not know: the slot says to the worker whether `mesh` [watches](super::slot::PeerSlot::watch), and
+//! [`Tunnel::is_overdue`] whether a deadline passed; the worker passes it on. What the timers want sent is kept until [`Tunnel::handle_timeout`] takes it.
 //!
 //! `seal_into` and `open_into` write into a place that the caller chose in one large buffer; a session
 //! layer that works in place or on batches can stand behind the same face.

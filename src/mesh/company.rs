@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::peer::{Peer, Who};
+use super::peer::Who;
 use super::rate::Bucket;
 use super::tags::Caller;
 use super::*;
@@ -26,8 +26,10 @@ const CALLS_AT_ONCE: u32 = 8;
 /// How often a device that has enough calls one.
 const ANSWER_EVERY: Duration = Duration::from_secs(15);
 
-/// How long whoever is called may take to call too: it reads the doorbell every five seconds.
-const COMPANY_FOR: Duration = Duration::from_secs(15);
+/// How long whoever is called may take to call too, as its NAT may demand: it reads the doorbell every
+/// five seconds at first, but ever more seldom. Who has enough company does not wait for those.
+const COMPANY_FOR: Duration = Duration::from_secs(60);
+const ANSWER_FOR: Duration = Duration::from_secs(15);
 
 /// How many that look for company may be called.
 pub(super) struct Company {
@@ -51,20 +53,19 @@ impl Mesh {
             return Some(known);
         }
         let enough =
-            self.peers.iter().filter(|peer| is_company(peer)).take(ENOUGH).count() == ENOUGH;
-        let allowance = if enough { &mut self.company.answers } else { &mut self.company.calls };
+            self.peers.iter().filter(|peer| peer.is_company()).take(ENOUGH).count() == ENOUGH;
+        // Where it is, it says itself: the DHT need not be asked.
+        let remote = self.ledger.roster().get(device)?.wg;
+        let (allowance, time) = match enough {
+            true => (&mut self.company.answers, ANSWER_FOR),
+            false => (&mut self.company.calls, COMPANY_FOR),
+        };
         if !allowance.take(1, now) {
             return None;
         }
-        // Where it is, it says itself: the DHT need not be asked.
-        let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
         let peer = self.peers.touch(key)?;
-        peer.wanted_until = now + COMPANY_FOR;
+        peer.wanted_until = now + time;
         Some(key)
     }
-}
-
-fn is_company(peer: &Peer) -> bool {
-    peer.device().is_some() && peer.is_connected()
 }

@@ -28,7 +28,8 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        let peer = self.peers.get_mut(key).ok_or(InputError::Stranger)?;
+        // Touched, as its tunnel may owe a keepalive now.
+        let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         // Gossip counts what proven members say. Everybody else is counted here, or a guest, or a
         // member that never proves itself, could have signatures made and checked without end.
         // Who is asked to let this device in only answers.

@@ -92,7 +92,8 @@ impl Mesh {
         if peer.asking.due() > now {
             return;
         }
-        let (purpose, beside) = (peer.purpose, peer.beside.clone());
+        let (waits, beside) = (is_waited_for(peer, now), peer.beside.clone());
+        let again = peer.asking.pause > PAUSE;
         let mut others = self.proven_members();
         others.retain(|other| *other != key);
         if others.is_empty() {
@@ -104,12 +105,13 @@ impl Mesh {
             self.peers.get(*key).and_then(Peer::device).is_some_and(|at| beside.contains(&at))
         };
         let (likely, others): (Vec<_>, Vec<_>) = others.into_iter().partition(knows);
-        if likely.is_empty() {
-            self.approach(key, &beside, now);
+        if waits && (likely.is_empty() || again) {
+            self.approach(&beside, now);
         }
-        let mut asked: Vec<_> = likely.sample(&mut self.rng, INTRODUCERS).copied().collect();
-        let unlikely = if purpose == Purpose::User { INTRODUCERS } else { 1 };
-        let unlikely = unlikely.min(INTRODUCERS - asked.len());
+        // Whoever places devices beside the target must not have the say alone.
+        let most = INTRODUCERS - usize::from(!others.is_empty());
+        let mut asked: Vec<_> = likely.sample(&mut self.rng, most).copied().collect();
+        let unlikely = if waits { INTRODUCERS - asked.len() } else { 1 };
         asked.extend(others.sample(&mut self.rng, unlikely).copied());
         let at = self.own_endpoints(now);
         for introducer in asked {
@@ -130,15 +132,12 @@ impl Mesh {
         beside
     }
 
-    /// Brings some of those into use that are likely connected to `key`'s device, where a user waits
-    /// for it: the roster's sync can do without.
-    fn approach(&mut self, key: PeerKey, beside: &BTreeSet<DeviceId>, now: Instant) {
-        let is_approached = |peer: &&Peer| peer.purpose == Purpose::Introducer;
+    /// Brings some of those into use that are likely connected to a device for which a user waits: the
+    /// roster's sync can do without.
+    fn approach(&mut self, beside: &BTreeSet<DeviceId>, now: Instant) {
+        let is_approached =
+            |peer: &&Peer| peer.purpose == Purpose::Introducer && now < peer.wanted_until;
         let free = APPROACHED.saturating_sub(self.peers.iter().filter(is_approached).count());
-        let waits = |peer: &Peer| peer.purpose == Purpose::User && now < peer.wanted_until;
-        if !self.peers.get(key).is_some_and(waits) {
-            return;
-        }
         let this = self.me.identity.id.public();
         let known = |device: &&DeviceId| **device == this || self.peers.member(device).is_some();
         let new: Vec<_> = beside.iter().filter(|device| !known(device)).copied().collect();
@@ -229,6 +228,11 @@ fn add(endpoints: &mut Vec<SocketAddr>, first: Option<SocketAddr>) {
         endpoints.insert(0, first);
     }
     endpoints.truncate(MAX_ENDPOINTS);
+}
+
+/// Whether a user waits for the peer.
+fn is_waited_for(peer: &Peer, now: Instant) -> bool {
+    peer.purpose == Purpose::User && now < peer.wanted_until
 }
 
 /// Whether the peer is a member to which no path is known, and whose business it is not to find one.

@@ -46,7 +46,7 @@ const MOST_PATIENCE: Duration = Duration::from_secs(3840);
 const NEEDED_AT_FIRST: Duration = Duration::from_secs(180);
 
 impl Mesh {
-    /// Keeps [`NEIGHBOURS`] random members connected. Walks the peers in use, and the members only
+    /// Keeps [`NEIGHBOURS`] members connected, agreed ones first. Walks the peers in use, and the members only
     /// where a neighbour is lacking.
     pub(super) fn choose_neighbours(&mut self, now: Instant) {
         let again = Some((now + NEIGHBOURS_EVERY, "neighbours are chosen"));
@@ -102,7 +102,7 @@ impl Mesh {
     /// Without any tunnel, calls members that may be where they were. They are no neighbours: a
     /// thousand devices that all know the same one must not keep it for ever.
     fn call_acquaintances(&mut self, now: Instant) {
-        if self.peers.iter().any(Peer::is_connected) {
+        if self.peers.iter().any(Peer::is_company) {
             return;
         }
         let directory = &self.directory;

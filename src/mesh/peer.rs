@@ -183,6 +183,11 @@ impl Peer {
         self.path.primary().is_some() && self.slot.tunnel.lock().has_session()
     }
 
+    /// Whether it is connected, and of use: guests and removed devices that call introduce nobody.
+    pub fn is_company(&self) -> bool {
+        self.initiates() && self.is_connected()
+    }
+
     /// How much it is needed at `now`.
     pub fn need(&self, now: Instant) -> Need {
         let data = self.last_user_data();

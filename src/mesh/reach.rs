@@ -226,7 +226,7 @@ impl Reachability {
         {
             self.learn(from, other, now);
         }
-        if std::mem::take(&mut self.unheard) > 0 {
+        if same_family.is_some() && std::mem::take(&mut self.unheard) > 0 {
             self.schedule_refresh(now);
         }
         self.drop_contradicted(v6);

@@ -238,8 +238,13 @@ impl Mesh {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(None);
                 peer.greeting = Greeting::default();
+                peer.beside = None;
                 let device = peer.device();
                 let needed = peer.need(now) > Need::None;
+                if needed {
+                    // Members introduce it before the DHT would be asked.
+                    self.deadlines.set(Timer::Peer(key), Some((now, "a path was lost")));
+                }
                 if let Some(device) = device {
                     self.gossip.peer_down(&device, self.ledger.logs(), now);
                     if needed {
@@ -341,6 +346,9 @@ impl Mesh {
         let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
         let peer = self.peers.get_mut(key)?;
+        if purpose > peer.purpose || peer.need(now) == Need::None {
+            self.deadlines.set(Timer::Peer(key), Some((now, "a peer is wanted")));
+        }
         peer.purpose = peer.purpose.max(purpose);
         if peer.path.primary().is_none() {
             self.directory.want(*device, now);

@@ -135,6 +135,8 @@ impl Mesh {
         }
         self.seek_introduction(key, now);
         let Some(peer) = self.peers.touch(key) else { return };
+        // Before the look, so that data which it misses is told.
+        peer.slot.watch(now);
         let need = peer.need(now);
         let (demand, next) = match need {
             Need::None => {
@@ -265,12 +267,11 @@ impl Mesh {
     /// mapping open. Guests and removed devices that call count for nothing: they introduce nobody, and
     /// what they say of our address is not heard.
     pub(super) fn connections_changed(&mut self, now: Instant) {
-        let counts = |peer: &&Peer| peer.initiates() && peer.is_connected();
-        let lonely = self.peers.iter().find(counts).is_none();
+        let lonely = !self.peers.iter().any(Peer::is_company);
         // Checks on a local path keep no mapping open.
         let is_outside = |path: Path| path.kind != api::PathKind::Lan;
         let outside = |peer: &Peer| peer.path.primary().is_some_and(is_outside);
-        let enclosed = !self.peers.iter().filter(counts).any(outside);
+        let enclosed = !self.peers.iter().any(|peer| peer.is_company() && outside(peer));
         self.reach.set_enclosed(enclosed, now);
         self.beacons.set_searching(lonely, now);
         self.publisher.set_lonely(lonely, now);
