@@ -110,6 +110,9 @@ impl Device {
     }
 }
 
+/// Of how many others each node must know before the network is used.
+const MEET: usize = 4;
+
 async fn network() -> (Vec<Node>, DhtConfig) {
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let first = Node::start(any, &[]).await.unwrap();
@@ -118,7 +121,14 @@ async fn network() -> (Vec<Node>, DhtConfig) {
     for _ in 1..8 {
         nodes.push(Node::start(any, &bootstrap).await.unwrap());
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let known = async {
+        for node in &nodes {
+            while node.len().await < MEET {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), known).await.expect("the nodes find one another");
     (nodes, DhtConfig { bootstrap, ..DhtConfig::default() })
 }
 

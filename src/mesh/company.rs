@@ -3,9 +3,9 @@
 //! Two lonely devices must find one another, so one that has hardly any tunnel calls whomever it hears
 //! of. But after a power cut, or on a Monday morning in an office, all ring at once, and would
 //! everybody call everybody, what a start costs a device would grow with the network. So not many are
-//! called at once, and they are given up soon where they do not answer; a device that has [`ENOUGH`]
-//! tunnels calls one only now and then: many hear each ring, so that whoever rings late is called
-//! soon. Nobody is asked to introduce them.
+//! called at once; a device that has [`ENOUGH`] tunnels calls one only now and then, and gives it up
+//! soon: many hear each ring, so that whoever rings late is called soon. Nobody is asked to introduce
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,6 @@ impl Mesh {
         }
         let enough =
             self.peers.iter().filter(|peer| peer.is_company()).take(ENOUGH).count() == ENOUGH;
-        // Where it is, it says itself: the DHT need not be asked.
         let remote = self.ledger.roster().get(device)?.wg;
         let (allowance, time) = match enough {
             true => (&mut self.company.answers, ANSWER_FOR),
@@ -63,6 +62,7 @@ impl Mesh {
         if !allowance.take(1, now) {
             return None;
         }
+        // Where it is, it says itself: the DHT need not be asked.
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
         let peer = self.peers.touch(key)?;
         peer.wanted_until = now + time;

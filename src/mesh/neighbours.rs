@@ -46,8 +46,8 @@ const MOST_PATIENCE: Duration = Duration::from_secs(3840);
 const NEEDED_AT_FIRST: Duration = Duration::from_secs(180);
 
 impl Mesh {
-    /// Keeps [`NEIGHBOURS`] members connected, agreed ones first. Walks the peers in use, and the members only
-    /// where a neighbour is lacking.
+    /// Keeps [`NEIGHBOURS`] members connected, agreed ones first. Walks the peers in use, and the
+    /// members only where a neighbour is lacking.
     pub(super) fn choose_neighbours(&mut self, now: Instant) {
         let again = Some((now + NEIGHBOURS_EVERY, "neighbours are chosen"));
         self.deadlines.set(Timer::Neighbours, again);

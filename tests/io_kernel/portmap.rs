@@ -329,7 +329,11 @@ fn asked(location: &'static str, server: &'static str, body: Vec<u8>) -> Vec<(St
     router.sh("ip addr add 10.1.0.66/24 dev lan");
     let web = router.spawn(move || serve_http(server, body));
     let ssdp = router.spawn(move || answer_search("10.1.0.1", location));
-    std::thread::sleep(Duration::from_millis(100));
+    let limit = Instant::now() + Duration::from_secs(5);
+    while !router.sh("ss -Hlun").contains(":1900 ") || !router.sh("ss -Hltn").contains(server) {
+        assert!(Instant::now() < limit, "the hostile router does not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().unwrap().block_on(async {
         let (mapper, mut events) = start().await;
