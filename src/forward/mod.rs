@@ -10,6 +10,7 @@
 //! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
 //! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
 //!   `timing` knows when its timers have something to do.
+//! * [`aead`]: the cipher of transport packets, in the instructions that the processor has.
 //! * [`ecn`]: congestion marks through the tunnel.
 //! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
 //! * `known`: whose path checks are not a stranger's.
@@ -17,6 +18,7 @@
 //! * [`packet`]: IP headers, checksums, control packets.
 //! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
 
+pub mod aead;
 pub mod buffer;
 pub mod coalesce;
 pub mod drops;

@@ -22,6 +22,7 @@ use std::time::Instant;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 
+use ginnel::forward::aead::{TAG, TransportKey};
 use ginnel::forward::coalesce::{Coalescer, Merge};
 use ginnel::forward::packet::{Header, TCP, checksum, pseudo_sum, sum};
 use ginnel::forward::segment::{MAX_PADDING, Segments, VnetHeader};
@@ -67,6 +68,35 @@ fn open(bencher: Bencher<'_, '_>) {
         .bench_local_values(|datagram| {
             far.open_into(&datagram, &mut out, now).map(drop).expect("it came in order");
         });
+}
+
+/// The cipher alone, sealing: of this processor, and of every processor.
+#[divan::bench(args = [64, PACKET], consts = [true, false])]
+fn cipher_seal<const BEST: bool>(bencher: Bencher<'_, '_>, length: usize) {
+    let key = cipher(BEST);
+    let plain = vec![0x5a; length];
+    let mut sealed = vec![0; length.next_multiple_of(16) + TAG];
+    let mut counter = 0;
+    bencher.counter(BytesCount::new(length)).bench_local(|| {
+        counter += 1;
+        key.seal_into(counter, black_box(&plain), &mut sealed);
+    });
+}
+
+/// The cipher alone, opening; it has no window, so one datagram will do.
+#[divan::bench(args = [64, PACKET], consts = [true, false])]
+fn cipher_open<const BEST: bool>(bencher: Bencher<'_, '_>, length: usize) {
+    let key = cipher(BEST);
+    let mut sealed = vec![0; length.next_multiple_of(16) + TAG];
+    key.seal_into(1, &vec![0x5a; length], &mut sealed);
+    let mut opened = vec![0; sealed.len() - TAG];
+    bencher
+        .counter(BytesCount::new(length))
+        .bench_local(|| key.open_into(1, black_box(&sealed), &mut opened).expect("as sealed"));
+}
+
+fn cipher(best: bool) -> TransportKey {
+    if best { TransportKey::new(&[7; 32]) } else { TransportKey::portable(&[7; 32]) }
 }
 
 /// Cutting a super-packet of the TUN device, checksums computed anew.

@@ -27,6 +27,7 @@
 //! | `config` with `HostPort`, `InterfacePrefix`, `LogFilter` | `config` |
 //! | `agent::server`: request lines; `api::Response`, which the command line reads | `api` |
 //! | `identity`: keys, pools; `membership::policy`: names, reasons | `text` |
+//! | `forward::aead` | `aead` |
 //! | `forward::packet`, `forward::table` | `packet` |
 //! | `forward::segment`: `VnetHeader`, `Segments` | `segment` |
 //! | `forward::coalesce` | `coalesce` |
@@ -58,6 +59,7 @@ mod narrow;
 mod packets;
 mod record;
 mod said;
+mod sealed;
 mod stun;
 mod text;
 mod watch;
@@ -126,6 +128,7 @@ pub const TARGETS: &[Target] = &[
     Target::new("segment", packets::segment, packets::segment_seeds, MAX_ALLOCATION),
     Target::new("coalesce", coalesce::coalesce, coalesce::seeds, MAX_ALLOCATION),
     Target::new("narrow", narrow::narrow, narrow::seeds, MAX_ALLOCATION),
+    Target::new("aead", sealed::aead, sealed::seeds, CODEC),
     Target::new("saved", files::saved, files::saved_seeds, MAX_ALLOCATION),
     Target::new("store", files::store, files::store_seeds, MAX_ALLOCATION),
 ];
