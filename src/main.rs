@@ -39,7 +39,7 @@ fn run_dht_node(args: DhtArgs) -> anyhow::Result<Exit> {
 
 /// What libraries call an error or a warning and is none: sessions that end by themselves, and
 /// answers of the kernel that nobody waits for.
-const QUIET: &str = "boringtun::noise::timers=off,netlink_proto=error";
+const QUIET: &str = "netlink_proto=error";
 
 /// Logs to stderr; journald stamps its lines itself.
 fn start_log(filter: &LogFilter) -> anyhow::Result<()> {

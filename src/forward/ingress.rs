@@ -508,14 +508,14 @@ mod tests {
     #[test]
     fn what_is_late_arrives_as_it_came_as_long_as_the_window_reaches() {
         let (a, mut b) = connected();
-        let sealed = numbered(&a, 1_100);
+        let sealed = numbered(&a, 8_200);
         let order = [3, 0, 2, 1, 9, 4];
         let late: Vec<_> = order.iter().map(|at| sealed[*at].clone()).collect();
         assert_eq!(numbers(&b.receive(at(1), &late)), [3, 0, 2, 1, 9, 4]);
-        b.receive(at(1), &sealed[1_099..]);
-        // The window holds 1,024 counters below the next one.
-        assert_eq!(numbers(&b.receive(at(1), &sealed[76..77])), [76]);
-        assert!(b.receive(at(1), &sealed[75..76]).is_empty());
+        b.receive(at(1), &sealed[8_199..]);
+        // The window holds 8,128 counters below the next one.
+        assert_eq!(numbers(&b.receive(at(1), &sealed[72..73])), [72]);
+        assert!(b.receive(at(1), &sealed[71..72]).is_empty());
         assert!(b.receive(at(1), &sealed[5..6]).is_empty());
         assert_eq!(b.drops.snapshot(), [("replayed", 2)]);
     }

@@ -37,7 +37,6 @@ pub mod segment;
 pub mod slot;
 mod sum;
 pub mod table;
-mod timing;
 pub mod tunnel;
 pub mod upcall;
 

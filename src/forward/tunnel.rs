@@ -1,48 +1,52 @@
-//! One peer's WireGuard sessions. This file and `mac` beside it are the only ones that know boringtun.
+//! One peer's WireGuard sessions: the handshake, the transport and the timers of the WireGuard paper.
 //!
-//! [`Tunnel`] wraps boringtun's `Tunn` (the WireGuard paper's handshake and transport) and adds what
-//! it leaves out:
+//! | file | what |
+//! |---|---|
+//! | [`noise`] | the messages of the handshake, and the keys that come of it |
+//! | [`timestamp`] | what tells an initiation from a replay |
+//! | [`mac`] | MAC1, MAC2, cookies |
+//! | [`session`] | the keys of one handshake: counters, and which of three sessions seals |
+//! | [`window`] | which counters were received |
+//! | [`timers`] | what happens without a datagram |
 //!
-//! * Counters from 2^64 − 2^13 − 1 are refused both ways (paper, section 6.1) before boringtun's
-//!   window, whose arithmetic overflows there, sees them.
-//! * Packets are padded to 16 bytes before sealing (section 5.4.6), at most to what the path carries.
-//! * boringtun queues packets while there is no session; we ask first, so it never does.
-//! * Public keys and ephemeral keys of low order are refused, so that no secret is known to all.
-//! * boringtun's timers run when they have something to do, not four times a second for ever:
-//!   [`Tunnel::poll_timeout`] says when (see `timing.rs`). Its clock moves only when
-//!   its timers run, therefore they also run before each handshake message, and from `seal` and
-//!   `open` once a second.
+//! The session layer is our own, and not boringtun's, for three reasons: its keys are private, and so
+//! out of reach of the [`aead`](super::aead) that makes the data plane fast; it reads the clock, where
+//! everything here is told the time; and it leaves out padding, Reject-After-Messages and a window that
+//! several queues need. That both speak one protocol is tested: with boringtun beside this file, with
+//! wireguard-go in namespaces. boringtun still judges who needs a cookie ([`mac`]).
 //!
 //! The timers belong to `mesh`, data to the workers. When data wakes a tunnel that slept, `mesh` does
 //! not know: the slot says to the worker whether `mesh` [watches](super::slot::PeerSlot::watch), and
-//! [`Tunnel::is_overdue`] whether a deadline passed; the worker passes it on. What the timers want sent is kept until [`Tunnel::handle_timeout`] takes it.
-//!
-//! `seal_into` and `open_into` write into a place that the caller chose in one large buffer; a session
-//! layer that works in place or on batches can stand behind the same face.
-//!
-//! boringtun logs ordinary expiry as an error under the target `boringtun::noise::timers`; the log
-//! filter silences it.
+//! [`Tunnel::is_overdue`] whether a deadline passed; the worker passes it on.
 
 mod mac;
+mod noise;
+mod session;
+mod timers;
+mod timestamp;
+mod window;
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+#[cfg(test)]
+mod interop;
+
 use std::time::{Duration, Instant};
 
-use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519;
+use rand::TryRng;
+use rand::rngs::SysRng;
+use zeroize::Zeroizing;
 
 pub use super::outcome::{HandshakeOutcome, Opened, TunnelError};
 pub(super) use mac::MacCheck;
-pub use mac::initiator_of;
 
+use self::mac::{MacWriter, has_mac1, mac1_key};
+use self::noise::{Claim, Statics, initiate};
+use self::session::{Session, Sessions};
+use self::timers::{Attempt, Timers};
+use self::timestamp::Timestamp;
 use super::SlotIndex;
 use super::guard::handshake_class;
-use super::timing::Timing;
 use crate::identity::{WgPublicKey, WgSecret};
-use crate::wire::classify::{Class, classify, counter, receiver_index, sender_index};
+use crate::wire::classify::{Class, counter, receiver_index, sender_index};
 
 /// What sealing adds to a padded packet: header 16, tag 16.
 pub const SEAL_OVERHEAD: usize = 32;
@@ -56,41 +60,52 @@ pub const COUNTER_LIMIT: u64 = u64::MAX - (1 << 13);
 /// Packets are padded to a multiple of this (paper, section 5.4.6).
 const PADDING: usize = 16;
 
-/// Holds every handshake message and keepalive; boringtun panics below 148.
-const SMALL_BUFFER: usize = 256;
+/// How late the timers may be served before a worker says so: `mesh` sleeps and must be told.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// Datagrams of timers that wait for `handle_timeout`; one a second arises at most, and each
-/// replaces what the one before was for.
-const MAX_PENDING: usize = 4;
+/// The static public key that a type 1 message names, decrypted with `local`; MAC1 must be right.
+/// One X25519. Only [`Tunnel::handle_handshake`] shows whether it is the sender's.
+pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
+    let is_initiation = handshake_class(datagram) == Some(Class::Initiation);
+    if !is_initiation || !has_mac1(&mac1_key(&local.public()), datagram) {
+        return None;
+    }
+    Claim::read(local, datagram).map(|claim| claim.remote)
+}
 
 /// One peer's WireGuard sessions.
 pub struct Tunnel {
-    tunn: Tunn,
-    timing: Timing,
-    /// Whether boringtun has a session to seal with; as of the last call that could change it.
-    sealable: bool,
-    /// What the timers want sent.
-    pending: VecDeque<Vec<u8>>,
+    statics: Statics,
+    mac1_key: [u8; 32],
+    macs: MacWriter,
+    slot: SlotIndex,
+    /// The lower part of the last receiver index that was given out.
+    last_number: u8,
+    sessions: Sessions,
+    attempt: Option<Attempt>,
+    timers: Timers,
+    /// Of our last initiation, and the latest of the peer's.
+    sent: Timestamp,
+    received: Timestamp,
     pad_limit: usize,
-    scratch: Vec<u8>,
 }
 
 impl Tunnel {
     /// The tunnel of the device that holds `local` with the one that holds `remote`'s secret.
     /// `None` where the public key is a low-order point.
-    pub fn new(local: &WgSecret, remote: &WgPublicKey, index: SlotIndex) -> Option<Self> {
-        local.agree(remote)?;
-        let secret = x25519::StaticSecret::from(*local.as_bytes());
-        let limiter = RateLimiter::new(&x25519::PublicKey::from(&secret), u64::MAX);
-        let remote = x25519::PublicKey::from(remote.0);
-        let tunn = Tunn::new(secret, remote, None, None, index.0, Some(Arc::new(limiter)));
+    pub fn new(local: &WgSecret, remote: &WgPublicKey, slot: SlotIndex) -> Option<Self> {
         Some(Self {
-            tunn,
-            timing: Timing::default(),
-            sealable: false,
-            pending: VecDeque::new(),
+            statics: Statics::new(local, remote)?,
+            mac1_key: mac1_key(&local.public()),
+            macs: MacWriter::new(remote),
+            slot,
+            last_number: 0,
+            sessions: Sessions::default(),
+            attempt: None,
+            timers: Timers::default(),
+            sent: Timestamp::default(),
+            received: Timestamp::default(),
             pad_limit: usize::MAX,
-            scratch: Vec::new(),
         })
     }
 
@@ -99,19 +114,13 @@ impl Tunnel {
         self.pad_limit = usize::from(mtu);
     }
 
-    /// Starts (or restarts at once) a handshake: one datagram to send.
+    /// Starts (or restarts at once) a handshake: one datagram to send. The 90 seconds of the attempt
+    /// count anew.
     pub fn initiate(&mut self, now: Instant) -> Vec<u8> {
-        self.tick(now);
-        // The 90 seconds count anew.
-        self.timing.restart();
-        let waiting = self.pending.iter().position(|d| classify(d) == Class::Initiation);
-        match waiting.and_then(|at| self.pending.remove(at)) {
-            Some(datagram) => {
-                self.note_initiation(&datagram, now);
-                datagram
-            }
-            None => self.force_initiation(now),
+        if let Some(attempt) = &mut self.attempt {
+            attempt.restart(now);
         }
+        self.next_initiation(now)
     }
 
     /// Handles a type 1, 2 or 3 message; `out` gets the datagrams to send back where it came from
@@ -124,66 +133,57 @@ impl Tunnel {
         out: &mut Vec<Vec<u8>>,
         now: Instant,
     ) -> Result<HandshakeOutcome, TunnelError> {
-        let class = handshake_class(datagram).ok_or(TunnelError::Malformed)?;
-        self.tick(now);
-        let mut buffer = [0; SMALL_BUFFER];
-        let answer = match self.tunn.decapsulate(None, datagram, &mut buffer) {
-            TunnResult::WriteToNetwork(answer) => answer.to_vec(),
-            TunnResult::Done if class == Class::CookieReply => {
-                return Ok(HandshakeOutcome::CookieStored);
+        match handshake_class(datagram) {
+            Some(Class::Initiation) => self.handle_initiation(datagram, out, now),
+            Some(Class::Response) => self.handle_response(datagram, out, now),
+            Some(Class::CookieReply) => {
+                self.macs.store(datagram, now)?;
+                Ok(HandshakeOutcome::CookieStored)
             }
-            TunnResult::Err(error) => return Err(refusal(&error)),
-            _ => return Err(TunnelError::Malformed),
-        };
-        // An initiation is answered with a response, a response with a keepalive.
-        let outcome = if let Some(index) = receiver_index(datagram) {
-            self.timing.established(index, now);
-            HandshakeOutcome::Established
-        } else {
-            self.timing.responded(sender_index(&answer).unwrap_or_default(), now);
-            HandshakeOutcome::Responded
-        };
-        self.refresh();
-        out.push(answer);
-        self.drain(out);
-        Ok(outcome)
+            _ => Err(TunnelError::Malformed),
+        }
     }
 
     /// Timers (rekey, retransmission, passive keepalive, expiry); `out` gets datagrams to send.
     pub fn handle_timeout(&mut self, out: &mut Vec<Vec<u8>>, now: Instant) {
-        self.tick(now);
-        self.timing.note_served(now);
-        out.extend(self.pending.drain(..));
+        self.sessions.reject_old(now);
+        self.attempt.take_if(|attempt| attempt.is_over(now));
+        let repeats = self.attempt.as_ref().is_some_and(|attempt| attempt.due() <= now);
+        let wanted = self.timers.take_handshake(now) && self.attempt.is_none();
+        if repeats || wanted {
+            out.push(self.next_initiation(now));
+        }
+        if self.timers.take_keepalive(now) {
+            out.extend(self.seal_to_vec(&[], now));
+        }
     }
 
-    /// When `handle_timeout` is next due, and why: soon while a handshake or data is under way,
-    /// seldom when idle, `None` without session and handshake.
+    /// When `handle_timeout` is next due, and why; `None` without session and handshake.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        if self.pending.is_empty() {
-            return self.timing.poll();
-        }
-        self.timing.ticked().map(|ticked| (ticked, "datagrams of the tunnel's timers wait"))
+        let attempt = self.attempt.as_ref().map(|a| (a.due(), "handshake repetition"));
+        let rejection = self.sessions.next_rejection().map(|at| (at, "session expiry"));
+        [attempt, rejection, self.timers.poll()].into_iter().flatten().min()
     }
 
     /// Whether `handle_timeout` should have run by now, with a second of grace: `mesh` sleeps and
     /// must be told.
     pub fn is_overdue(&self, now: Instant) -> bool {
-        self.poll_timeout().is_some_and(|(due, _)| Timing::is_missed(due, now))
+        self.poll_timeout().is_some_and(|(due, _)| due + GRACE <= now)
     }
 
-    /// Whether a session can seal now.
+    /// Whether a session can seal, as of the last call that was told the time.
     pub fn has_session(&self) -> bool {
-        self.sealable
+        self.sessions.can_seal()
     }
 
     /// Whether a handshake that we started is under way.
     pub fn is_handshaking(&self) -> bool {
-        self.timing.is_handshaking()
+        self.attempt.is_some()
     }
 
     /// Time since the session in use was established.
     pub fn session_age(&self, now: Instant) -> Option<Duration> {
-        self.sealable.then(|| self.timing.session_age(now))?
+        self.sessions.born().map(|born| now.saturating_duration_since(born))
     }
 
     /// How long an inner packet of `len` bytes is after padding and sealing.
@@ -200,32 +200,19 @@ impl Tunnel {
         out: &mut [u8],
         now: Instant,
     ) -> Result<usize, TunnelError> {
-        self.tick_lazily(now);
-        if !self.sealable {
-            return Err(TunnelError::NoSession);
-        }
         let sealed = self.sealed_len(inner.len());
-        let out = out.get_mut(..sealed).ok_or(TunnelError::BufferTooSmall)?;
-        let padded = sealed - SEAL_OVERHEAD;
-        let result = if padded == inner.len() {
-            self.tunn.encapsulate(inner, out)
-        } else {
-            self.scratch.clear();
-            self.scratch.extend_from_slice(inner);
-            self.scratch.resize(padded, 0);
-            self.tunn.encapsulate(&self.scratch, out)
-        };
-        let TunnResult::WriteToNetwork(datagram) = result else {
+        let session = self.sessions.sealing().ok_or(TunnelError::NoSession)?;
+        if session.is_rejected(now) {
+            self.sessions.reject_old(now);
             return Err(TunnelError::NoSession);
-        };
-        if counter(datagram).is_none_or(|counter| counter >= COUNTER_LIMIT) {
-            return Err(TunnelError::CounterLimit);
         }
-        let len = datagram.len();
-        if !inner.is_empty() {
-            self.timing.note_data(now);
+        let out = out.get_mut(..sealed).ok_or(TunnelError::BufferTooSmall)?;
+        session.seal(inner, out)?;
+        if session.is_old_for_sending(now) && self.attempt.is_none() {
+            self.timers.note_old(now);
         }
-        Ok(len)
+        self.timers.note_sent(!inner.is_empty(), now);
+        Ok(sealed)
     }
 
     /// Seals one inner packet (convenience for control; pads to 16).
@@ -237,127 +224,143 @@ impl Tunnel {
     }
 
     /// Opens a transport datagram into the start of `out`, which must have room for
-    /// `datagram.len() − 16` bytes. On an error `out` holds nothing of use.
+    /// `datagram.len() − 32` bytes. On an error `out` holds nothing of use.
     pub fn open_into<'a>(
         &mut self,
         datagram: &[u8],
         out: &'a mut [u8],
         now: Instant,
     ) -> Result<Opened<'a>, TunnelError> {
-        let (counter, index) =
+        let (counter, local) =
             counter(datagram).zip(receiver_index(datagram)).ok_or(TunnelError::Malformed)?;
-        if counter >= COUNTER_LIMIT {
-            return Err(TunnelError::CounterLimit);
+        let room = datagram.len() - SEAL_OVERHEAD;
+        let out = out.get_mut(..room).ok_or(TunnelError::BufferTooSmall)?;
+        let session = self.sessions.receiving(local).ok_or(TunnelError::NoSession)?;
+        if session.is_rejected(now) {
+            return Err(TunnelError::NoSession);
         }
-        if out.len() < datagram.len() - DATA_HEADER {
-            return Err(TunnelError::BufferTooSmall);
+        session.open(counter, &datagram[DATA_HEADER..], out)?;
+        if session.is_old_for_receiving(now) && self.attempt.is_none() {
+            self.timers.note_old(now);
         }
-        self.tick_lazily(now);
-        let opened = match self.tunn.decapsulate(None, datagram, out) {
-            TunnResult::Done => Ok(Opened::Keepalive),
-            TunnResult::WriteToTunnelV4(packet, _) if packet.len() >= 20 => {
-                Ok(Opened::Packet(packet))
+        if self.sessions.confirm(local) {
+            // The peer's handshake did what ours was for.
+            self.attempt = None;
+        }
+        // What is malformed inside was still sealed by the peer.
+        self.timers.note_received(!out.is_empty(), now);
+        if out.is_empty() {
+            return Ok(Opened::Keepalive);
+        }
+        let len = inner_len(out).filter(|len| *len <= out.len()).ok_or(TunnelError::Malformed)?;
+        Ok(Opened::Packet(&mut out[..len]))
+    }
+
+    /// Answers an initiation: the session waits for the peer's first packet.
+    fn handle_initiation(
+        &mut self,
+        datagram: &[u8],
+        out: &mut Vec<Vec<u8>>,
+        now: Instant,
+    ) -> Result<HandshakeOutcome, TunnelError> {
+        self.check_mac1(datagram)?;
+        let proof = Claim::read(&self.statics.local, datagram)
+            .and_then(|claim| claim.prove(&self.statics, datagram))
+            .ok_or(TunnelError::NotAuthentic)?;
+        if proof.timestamp <= self.received {
+            return Err(TunnelError::Replayed);
+        }
+        self.received = proof.timestamp;
+        let (local, remote) = (self.next_index(), proof.sender());
+        let (mut response, keys) =
+            proof.respond(local, &ephemeral()).ok_or(TunnelError::Malformed)?;
+        self.macs.write(&mut response, now);
+        self.sessions.offer(Session::new(&keys, local, remote, false, now));
+        self.timers.note_received(false, now);
+        self.timers.note_sent(false, now);
+        out.push(response.to_vec());
+        Ok(HandshakeOutcome::Responded)
+    }
+
+    /// Takes the answer to our initiation; a keepalive tells the peer that we have it.
+    fn handle_response(
+        &mut self,
+        datagram: &[u8],
+        out: &mut Vec<Vec<u8>>,
+        now: Instant,
+    ) -> Result<HandshakeOutcome, TunnelError> {
+        let (local, remote) =
+            receiver_index(datagram).zip(sender_index(datagram)).ok_or(TunnelError::Malformed)?;
+        let initiated = self.attempt.as_ref().and_then(|attempt| attempt.initiation(local));
+        let initiated = initiated.ok_or(TunnelError::NoSession)?;
+        self.check_mac1(datagram)?;
+        let keys = initiated.finish(&self.statics, datagram).ok_or(TunnelError::NotAuthentic)?;
+        self.attempt = None;
+        self.sessions.establish(Session::new(&keys, local, remote, true, now));
+        self.timers.note_received(false, now);
+        out.push(self.seal_to_vec(&[], now)?);
+        Ok(HandshakeOutcome::Established)
+    }
+
+    fn check_mac1(&self, datagram: &[u8]) -> Result<(), TunnelError> {
+        has_mac1(&self.mac1_key, datagram).then_some(()).ok_or(TunnelError::NotAuthentic)
+    }
+
+    /// The first initiation of an attempt, or one more.
+    fn next_initiation(&mut self, now: Instant) -> Vec<u8> {
+        let local = self.next_index();
+        self.sent = Timestamp::after(self.sent);
+        let (mut message, initiated) = initiate(&self.statics, local, self.sent, ephemeral())
+            .expect("the peer's key is of no low order, or there were no `Statics`");
+        self.macs.write(&mut message, now);
+        self.attempt = Some(match self.attempt.take() {
+            Some(attempt) => attempt.repeated(local, initiated, now),
+            None => Attempt::new(local, initiated, now),
+        });
+        self.timers.note_initiated();
+        message.to_vec()
+    }
+
+    /// A receiver index that no session or initiation has: of these there are five at most.
+    fn next_index(&mut self) -> u32 {
+        loop {
+            self.last_number = self.last_number.wrapping_add(1);
+            let index = self.slot.0 << 8 | u32::from(self.last_number);
+            let waits = self.attempt.as_ref().is_some_and(|a| a.initiation(index).is_some());
+            if !waits && !self.sessions.holds(index) {
+                return index;
             }
-            TunnResult::WriteToTunnelV6(packet, _) => Ok(Opened::Packet(packet)),
-            TunnResult::Err(error) => Err(refusal(&error)),
-            _ => Err(TunnelError::Malformed),
-        };
-        // What is malformed inside was still sealed by the peer: it confirms the session.
-        if matches!(opened, Ok(_) | Err(TunnelError::Malformed)) {
-            self.timing.confirmed(index);
-            self.sealable = true;
-        }
-        if matches!(opened, Ok(Opened::Packet(_))) {
-            self.timing.note_data(now);
-        }
-        opened
-    }
-
-    fn tick_lazily(&mut self, now: Instant) {
-        if self.timing.is_stale(now) {
-            self.tick(now);
-        }
-    }
-
-    /// Runs boringtun's timers; what they want sent goes to `pending`.
-    fn tick(&mut self, now: Instant) {
-        let mut buffer = [0; SMALL_BUFFER];
-        match self.tunn.update_timers(&mut buffer) {
-            TunnResult::WriteToNetwork(datagram) => {
-                let datagram = datagram.to_vec();
-                self.note_initiation(&datagram, now);
-                self.push_pending(datagram);
-            }
-            // boringtun holds nothing any more; an attempt under way goes on.
-            TunnResult::Err(WireGuardError::ConnectionExpired) if self.timing.expired(now) => {
-                let datagram = self.force_initiation(now);
-                self.push_pending(datagram);
-            }
-            _ => {}
-        }
-        self.timing.note_tick(now);
-        self.refresh();
-    }
-
-    fn force_initiation(&mut self, now: Instant) -> Vec<u8> {
-        let mut buffer = [0; SMALL_BUFFER];
-        match self.tunn.format_handshake_initiation(&mut buffer, true) {
-            TunnResult::WriteToNetwork(datagram) => {
-                let datagram = datagram.to_vec();
-                self.note_initiation(&datagram, now);
-                datagram
-            }
-            _ => unreachable!("a forced initiation fails only on a buffer below 148 bytes"),
-        }
-    }
-
-    fn note_initiation(&mut self, datagram: &[u8], now: Instant) {
-        if let (Class::Initiation, Some(index)) = (classify(datagram), sender_index(datagram)) {
-            self.timing.initiated(index, now);
-        }
-    }
-
-    fn push_pending(&mut self, datagram: Vec<u8>) {
-        if self.pending.len() == MAX_PENDING {
-            self.pending.pop_front();
-        }
-        self.pending.push_back(datagram);
-    }
-
-    fn refresh(&mut self) {
-        self.sealable = self.tunn.time_since_last_handshake().is_some();
-    }
-
-    /// boringtun hands out what it queued one by one, until `Done`.
-    fn drain(&mut self, out: &mut Vec<Vec<u8>>) {
-        let mut buffer = [0; SMALL_BUFFER];
-        while let TunnResult::WriteToNetwork(datagram) =
-            self.tunn.decapsulate(None, &[], &mut buffer)
-        {
-            out.push(datagram.to_vec());
         }
     }
 }
 
-fn refusal(error: &WireGuardError) -> TunnelError {
-    match error {
-        WireGuardError::InvalidAeadTag | WireGuardError::InvalidMac | WireGuardError::WrongKey => {
-            TunnelError::NotAuthentic
-        }
-        WireGuardError::InvalidCounter
-        | WireGuardError::DuplicateCounter
-        | WireGuardError::WrongTai64nTimestamp => TunnelError::Replayed,
-        WireGuardError::NoCurrentSession
-        | WireGuardError::WrongIndex
-        | WireGuardError::UnexpectedPacket
-        | WireGuardError::ConnectionExpired => TunnelError::NoSession,
-        _ => TunnelError::Malformed,
-    }
+/// A fresh secret for one handshake. From the system and not from a generator of ours, whose state a
+/// copy of the machine would share.
+fn ephemeral() -> WgSecret {
+    let mut bytes = Zeroizing::new([0; 32]);
+    SysRng.try_fill_bytes(&mut *bytes).expect("getrandom(2) cannot fail for 32 bytes after boot");
+    WgSecret::from_bytes(*bytes)
+}
+
+/// How long the IP packet at the start of `padded` says that it is; `None` where that is less than its
+/// fixed header, or it is no IP packet.
+fn inner_len(padded: &[u8]) -> Option<usize> {
+    let (len, least) = match padded.first()? >> 4 {
+        4 => (be16(padded, 2)?, 20),
+        6 => (be16(padded, 4)? + 40, 40),
+        _ => return None,
+    };
+    (len >= least).then_some(len)
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<usize> {
+    super::packet::be16(bytes, at).map(usize::from)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::wire::classify::classify;
 
     pub(in crate::forward) fn secret(byte: u8) -> WgSecret {
         WgSecret::from_bytes([byte; 32])
@@ -460,16 +463,18 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_timers_want_sent_goes_to_nobody_who_only_named_the_peer() {
-        let (mut a, _, now) = connected();
-        let keepalive = a.seal_to_vec(&[], now).unwrap();
-        a.push_pending(keepalive.clone());
+        let (mut a, mut b, now) = connected();
+        let data = b.seal_to_vec(&packet(40), now).unwrap();
+        a.open_into(&data, &mut [0; 256], now).unwrap();
+        let later = now + Duration::from_secs(10);
         let mut forged = vec![7; 148];
         forged[..4].copy_from_slice(&[1, 0, 0, 0]);
         let mut out = Vec::new();
-        assert!(a.handle_handshake(&forged, &mut out, now).is_err());
+        assert!(a.handle_handshake(&forged, &mut out, later).is_err());
         assert_eq!(out, Vec::<Vec<u8>>::new());
-        a.handle_timeout(&mut out, now);
-        assert_eq!(out, [keepalive]);
+        a.handle_timeout(&mut out, later);
+        assert_eq!(out.len(), 1);
+        assert_eq!(b.open_into(&out[0], &mut [0; 256], later), Ok(Opened::Keepalive));
     }
 
     #[test]
@@ -520,7 +525,7 @@ pub(super) mod tests {
         let mut long = honest.clone();
         long.resize(65_507, 0);
         assert_eq!(b.open_into(&long, &mut out, now), Err(TunnelError::NotAuthentic));
-        let short = b.open_into(&honest, &mut out[..79], now);
+        let short = b.open_into(&honest, &mut out[..63], now);
         assert_eq!(short, Err(TunnelError::BufferTooSmall));
         assert!(b.open_into(&honest, &mut out, now).is_ok());
     }
@@ -571,8 +576,7 @@ pub(super) mod tests {
         a.initiate(now);
         let outcome = a.handle_handshake(&answer[0], &mut Vec::new(), now);
         assert_eq!(outcome, Ok(HandshakeOutcome::Established));
-        assert!(a.has_session());
-        assert!(a.is_handshaking(), "the newer one is still open");
+        assert!(a.has_session() && !a.is_handshaking());
     }
 
     #[test]
@@ -629,14 +633,106 @@ pub(super) mod tests {
         a.handle_timeout(&mut out, now);
         let (due, reason) = a.poll_timeout().unwrap();
         assert_eq!((due.duration_since(now).as_secs(), reason), (180, "session expiry"));
-        a.seal_to_vec(&packet(40), now).unwrap();
-        assert_eq!(a.poll_timeout(), Some((now + Duration::from_secs(10), "session timers")));
-        let later = now + Duration::from_secs(60);
-        a.handle_timeout(&mut out, later);
-        assert_eq!(a.poll_timeout().unwrap().1, "session expiry");
-        let again = later + Duration::from_secs(60);
-        a.seal_to_vec(&packet(40), again).unwrap();
-        assert!(!a.is_overdue(again + Duration::from_secs(10)));
-        assert!(a.is_overdue(again + Duration::from_secs(11)));
+        let data = a.seal_to_vec(&packet(40), now).unwrap();
+        assert_eq!(a.poll_timeout(), Some((now + Duration::from_secs(15), "nothing came back")));
+        b.open_into(&data, &mut [0; 256], now).unwrap();
+        assert_eq!(b.poll_timeout(), Some((now + Duration::from_secs(10), "passive keepalive")));
+        assert!(!b.is_overdue(now + Duration::from_millis(10_999)));
+        assert!(b.is_overdue(now + Duration::from_secs(11)));
+    }
+
+    /// What the timers of `tunnel` send until `until`, with the second at which they did.
+    fn served(tunnel: &mut Tunnel, start: Instant, until: u64) -> Vec<(u64, Class)> {
+        let mut sent = Vec::new();
+        while let Some((due, _)) = tunnel.poll_timeout() {
+            if due > start + Duration::from_secs(until) {
+                break;
+            }
+            let mut out = Vec::new();
+            tunnel.handle_timeout(&mut out, due);
+            sent.extend(out.iter().map(|d| (due.duration_since(start).as_secs(), classify(d))));
+        }
+        sent
+    }
+
+    #[test]
+    fn an_initiation_is_repeated_each_five_seconds_for_ninety() {
+        let (mut a, _) = pair();
+        let now = Instant::now();
+        a.initiate(now);
+        let expected: Vec<_> = (1..18).map(|n| (n * 5, Class::Initiation)).collect();
+        assert_eq!(served(&mut a, now, 1000), expected);
+        assert!(!a.is_handshaking() && a.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn an_idle_session_ends_after_three_minutes_and_costs_nothing_until_then() {
+        let (mut a, mut b, now) = connected();
+        for tunnel in [&mut a, &mut b] {
+            assert_eq!(served(tunnel, now, 1000), []);
+            assert!(!tunnel.has_session());
+            let late = now + Duration::from_secs(181);
+            assert_eq!(tunnel.seal_to_vec(&packet(40), late), Err(TunnelError::NoSession));
+        }
+    }
+
+    #[test]
+    fn an_old_session_neither_seals_nor_opens_even_if_no_timer_ran() {
+        let (mut a, mut b, now) = connected();
+        let sealed = a.seal_to_vec(&packet(40), now + Duration::from_secs(179)).unwrap();
+        let late = now + Duration::from_secs(180);
+        let mut out = [0; 256];
+        assert_eq!(b.open_into(&sealed, &mut out, late), Err(TunnelError::NoSession));
+        assert_eq!(a.seal_to_vec(&packet(40), late), Err(TunnelError::NoSession));
+        assert!(!a.has_session());
+    }
+
+    #[test]
+    fn the_initiator_renews_a_session_in_use_and_no_packet_is_lost() {
+        let (mut a, mut b, start) = connected();
+        let (mut lost, mut handshakes) = (0, 0);
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            let mut to_b = Vec::new();
+            a.handle_timeout(&mut to_b, now);
+            to_b.push(a.seal_to_vec(&packet(40), now).unwrap());
+            for datagram in to_b {
+                if classify(&datagram) == Class::Transport {
+                    lost += u32::from(b.open_into(&datagram, &mut [0; 256], now).is_err());
+                    continue;
+                }
+                handshakes += 1;
+                let (mut response, mut confirmation) = (Vec::new(), Vec::new());
+                b.handle_handshake(&datagram, &mut response, now).unwrap();
+                a.handle_handshake(&response[0], &mut confirmation, now).unwrap();
+                b.open_into(&confirmation[0], &mut [0; 256], now).unwrap();
+            }
+            let mut to_a = Vec::new();
+            b.handle_timeout(&mut to_a, now);
+            for keepalive in to_a {
+                a.open_into(&keepalive, &mut [0; 256], now).unwrap();
+            }
+        }
+        assert_eq!((lost, handshakes), (0, 4), "at 121, 242, 363 and 484 s");
+    }
+
+    #[test]
+    fn both_may_begin_at_once() {
+        let (mut a, mut b) = pair();
+        let now = Instant::now();
+        let (from_a, from_b) = (a.initiate(now), b.initiate(now));
+        let (mut answer_a, mut answer_b) = (Vec::new(), Vec::new());
+        a.handle_handshake(&from_b, &mut answer_a, now).unwrap();
+        b.handle_handshake(&from_a, &mut answer_b, now).unwrap();
+        let (mut confirm_a, mut confirm_b) = (Vec::new(), Vec::new());
+        a.handle_handshake(&answer_b[0], &mut confirm_a, now).unwrap();
+        b.handle_handshake(&answer_a[0], &mut confirm_b, now).unwrap();
+        for (datagram, tunnel) in [(&confirm_b[0], &mut a), (&confirm_a[0], &mut b)] {
+            assert_eq!(tunnel.open_into(datagram, &mut [0; 256], now), Ok(Opened::Keepalive));
+        }
+        let data = a.seal_to_vec(&packet(40), now).unwrap();
+        assert!(b.open_into(&data, &mut [0; 256], now).is_ok());
+        let data = b.seal_to_vec(&packet(40), now).unwrap();
+        assert!(a.open_into(&data, &mut [0; 256], now).is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! Virtual time, for everything on this thread.
 //!
-//! boringtun and the standard library ask the C library for the time and the kernel for
-//! randomness. This test binary answers in their place: it defines `clock_gettime`, `getrandom` and
+//! The standard library asks the C library for the time (for the timestamps of handshakes, and in
+//! boringtun's rate limiter), and ephemeral keys come from the kernel. This test binary answers in their place: it defines `clock_gettime`, `getrandom` and
 //! `syscall` itself, and on a thread that runs a simulation they show the simulation's time and the
 //! simulation's generator. So the very code that ships runs under virtual time, without a feature
 //! that could leak into the real binary, and a seed gives the same bytes on any machine.
@@ -100,8 +100,7 @@ pub unsafe extern "C" fn getrandom(out: *mut u8, len: usize, flags: u32) -> isiz
     }
 }
 
-/// Answers in the place of the C library's, for the generator under boringtun's ephemeral keys,
-/// which calls the kernel by number.
+/// Answers in the place of the C library's, for generators that call the kernel by number.
 ///
 /// # Safety
 /// As `syscall(2)`, of which it takes all arguments that there can be.

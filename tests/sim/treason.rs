@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blake2::digest::Mac;
 use blake2::digest::consts::U16;
+use blake2::digest::{KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use ginnel::identity::{AdminSecret, IdSecret, Identity, WgPublicKey, WgSecret};
 use ginnel::membership::op::bind;

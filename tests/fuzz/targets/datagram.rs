@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use blake2::digest::{Mac, consts::U16};
+use blake2::digest::{KeyInit, Mac, consts::U16};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use ginnel::forward::coalesce::Merge;
 use ginnel::forward::ecn::Ecn;
