@@ -8,8 +8,7 @@
 //! * Out: [`egress`] takes one frame through [`segment`] and a tunnel into a [`buffer`] for one send.
 //! * In: [`ingress`] takes received datagrams through a tunnel and [`coalesce`] into frames.
 //! * [`table`], [`slot`]: where a packet belongs, and what is known of that peer.
-//! * [`tunnel`]: WireGuard sessions; the only file that knows boringtun.
-//!   `timing` knows when its timers have something to do.
+//! * [`tunnel`]: WireGuard sessions: handshake, counters, timers, cookies.
 //! * [`aead`]: the cipher of transport packets, in the instructions that the processor has.
 //! * [`ecn`]: congestion marks through the tunnel.
 //! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
