@@ -29,9 +29,8 @@ use super::buffer::{Batch, SendBuffer};
 use super::ecn::Ecn;
 use super::outcome::TunnelError;
 use super::packet::{Header, is_special};
-use super::segment::{MAX_PADDING, Segments, VnetHeader};
+use super::segment::{Segments, VnetHeader};
 use super::slot::{Limit, PeerSlot, SlotIndex};
-use super::tunnel::SEAL_OVERHEAD;
 use super::{DropReason, Shared, Upcall};
 use oversize::Detour;
 
@@ -83,7 +82,7 @@ enum Round {
 impl Egress {
     /// For a queue whose frames begin with a `virtio_net_hdr`, or not.
     pub fn new(vnet: bool) -> Self {
-        let frame = vec![0; MAX_FRAME + MAX_PADDING].into_boxed_slice();
+        let frame = vec![0; MAX_FRAME].into_boxed_slice();
         Self { vnet, outbox: Outbox::default(), detour: Detour::new(vnet), frame }
     }
 
@@ -131,10 +130,10 @@ impl Egress {
             (VnetHeader::default(), read)
         };
         let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
-        let (at, len, ecn) = (len - packet.len(), packet.len(), Ecn::of(packet));
+        let (at, ecn) = (len - packet.len(), Ecn::of(packet));
         let table = shared.table;
         check_addresses(&header, shared)?;
-        let mut segments = Segments::split(vnet, &mut frame[at..], len, header)
+        let mut segments = Segments::split(vnet, &mut frame[at..len], header)
             .map_err(|_| DropReason::BadOffload)?;
         let route = table.route(header.destination);
         if route.is_none() && !table.local().is_overlay(header.destination) {
@@ -229,7 +228,7 @@ fn seal_round(
         let Some(len) = segments.next_len() else { break Round::Complete };
         let sealed_len = tunnel.sealed_len(len);
         let Some(mut room) = buffer.reserve(to, ecn, sealed_len) else { break Round::Full };
-        let Some(packet) = segments.next(sealed_len - SEAL_OVERHEAD) else { break Round::Refused };
+        let Some(packet) = segments.make_next() else { break Round::Complete };
         match tunnel.seal_into(packet, &mut room, now) {
             Ok(_) => room.commit(),
             Err(TunnelError::NoSession | TunnelError::CounterLimit) => break Round::NoSession,

@@ -4,12 +4,11 @@
 //! byte order, [`VnetHeader`]) before each frame and leaves to us what a network card would do:
 //! complete a partial checksum, and cut a TCP (TSO) or UDP (USO) super-packet into packets of
 //! `gso_size` payload bytes each. [`Segments::split`] looks at a frame once and
-//! [`Segments::next`] lends packet after packet.
+//! [`Segments::make_next`] lends packet after packet.
 //!
 //! **No payload byte is copied**: a packet is made where its payload lies in the frame. Its headers are
-//! written before the payload, over the end of the packet before, which was sealed by then; the
-//! padding that sealing wants behind it lies over the start of the next payload, which is kept aside
-//! meanwhile. So a frame is used up by cutting it.
+//! written before the payload, over the end of the packet before, which was sealed by then. So a frame
+//! is used up by cutting it.
 //!
 //! Each packet gets the super-packet's headers with its own total length, IPv4 identification
 //! (counted up), TCP sequence number or UDP length, and checksums computed anew. FIN and PSH stay on
@@ -32,9 +31,6 @@ use super::packet::{
 
 pub use vnet::VnetHeader;
 use vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
-
-/// The most padding behind a packet: one byte less than what sealing pads to.
-pub const MAX_PADDING: usize = 15;
 
 /// The longest headers of a packet that is cut: IPv6 40, TCP 60.
 const MAX_HEADERS: usize = 100;
@@ -63,10 +59,7 @@ pub enum SegmentError {
 /// The packets of one frame, made one by one.
 #[derive(Debug)]
 pub struct Segments<'a> {
-    /// The packet, and behind it the room for the last one's padding.
     frame: &'a mut [u8],
-    /// Length of the packet.
-    len: usize,
     header: Header,
     plan: Plan,
     /// The super-packet's headers: in the frame, payload may lie where others' headers were.
@@ -77,15 +70,6 @@ pub struct Segments<'a> {
     index: u16,
     /// Where the last packet lies.
     made: Range<usize>,
-    /// What its padding lies over.
-    aside: Aside,
-}
-
-/// Bytes of the frame under a packet's padding.
-#[derive(Debug, Default)]
-struct Aside {
-    bytes: [u8; MAX_PADDING],
-    len: usize,
 }
 
 /// What is to be done with the packet.
@@ -102,15 +86,13 @@ enum Plan {
 }
 
 impl<'a> Segments<'a> {
-    /// Looks at the packet in the first `len` bytes of `frame`, of which `header` is what
-    /// [`Header::parse`] said. What lies behind is room for padding.
+    /// Looks at the packet in `frame`, of which `header` is what [`Header::parse`] said.
     pub fn split(
         vnet: VnetHeader,
         frame: &'a mut [u8],
-        len: usize,
         header: Header,
     ) -> Result<Self, SegmentError> {
-        let packet = frame.get(..len).ok_or(SegmentError::BadOffload)?;
+        let packet = &*frame;
         let plan = match vnet.gso_type & !GSO_ECN {
             GSO_NONE if vnet.flags & NEEDS_CSUM != 0 => completion(vnet, packet, &header)?,
             GSO_NONE => Plan::Whole,
@@ -127,8 +109,7 @@ impl<'a> Segments<'a> {
         if let Plan::Cut { header_len, .. } = plan {
             headers[..header_len].copy_from_slice(&packet[..header_len]);
         }
-        let (made, aside) = (0..0, Aside::default());
-        Ok(Self { frame, len, header, plan, headers, done: 0, index: 0, made, aside })
+        Ok(Self { frame, header, plan, headers, done: 0, index: 0, made: 0..0 })
     }
 
     /// Has TCP cut so finely that no packet is longer than `limit`. Whether none is then.
@@ -138,11 +119,11 @@ impl<'a> Segments<'a> {
         }
         let header_len = match self.plan {
             Plan::Cut { header_len, .. } if self.header.protocol == TCP => Some(header_len),
-            Plan::Whole if self.is_intact() => divisible(self.packet(), &self.header),
+            Plan::Whole if self.is_intact() => divisible(self.frame, &self.header),
             Plan::Complete { start, at }
                 if start == self.header.transport_at && at == start + 16 =>
             {
-                divisible(self.packet(), &self.header)
+                divisible(self.frame, &self.header)
             }
             _ => None,
         };
@@ -158,36 +139,25 @@ impl<'a> Segments<'a> {
 
     /// Whether the upper checksum is right: what was bad before must not be made good.
     fn is_intact(&self) -> bool {
-        let transport = &self.packet()[self.header.transport_at..];
+        let transport = &self.frame[self.header.transport_at..];
         checksum(pseudo_sum(&self.header, transport.len()) + sum(transport)) == 0
     }
 
-    fn packet(&self) -> &[u8] {
-        &self.frame[..self.len]
-    }
-
-    /// The length of the packet that [`next`](Self::next) would lend, `None` after the last.
+    /// The length of the packet that [`make_next`](Self::make_next) would lend, `None` after the last.
     pub fn next_len(&self) -> Option<usize> {
         match self.plan {
-            Plan::Whole | Plan::Complete { .. } => Some(self.len),
+            Plan::Whole | Plan::Complete { .. } => Some(self.frame.len()),
             Plan::Cut { header_len, size } => {
-                Some(header_len + size.min(self.len - header_len - self.done))
+                Some(header_len + size.min(self.frame.len() - header_len - self.done))
             }
             Plan::Done => None,
         }
     }
 
-    /// Makes the next packet and lends it with zeros behind it, `padded` bytes in all; `None` after
-    /// the last, and where that is shorter than the packet, more than [`MAX_PADDING`] bytes longer,
-    /// or beyond the room.
-    pub fn next(&mut self, padded: usize) -> Option<&[u8]> {
+    /// Makes the next packet and lends it; `None` after the last.
+    pub fn make_next(&mut self) -> Option<&[u8]> {
         let len = self.next_len()?;
         let start = self.done;
-        let padding = padded.checked_sub(len).filter(|padding| *padding <= MAX_PADDING)?;
-        if start + padded > self.frame.len() {
-            return None;
-        }
-        self.put_back();
         match self.plan {
             Plan::Whole | Plan::Done => self.plan = Plan::Done,
             Plan::Complete { start, at } => {
@@ -196,7 +166,7 @@ impl<'a> Segments<'a> {
                 self.plan = Plan::Done;
             }
             Plan::Cut { header_len, size } => {
-                let last = start + len == self.len;
+                let last = start + len == self.frame.len();
                 let packet = &mut self.frame[start..start + len];
                 packet[..header_len].copy_from_slice(&self.headers[..header_len]);
                 patch(packet, &self.header, start, self.index, last);
@@ -208,27 +178,12 @@ impl<'a> Segments<'a> {
             }
         }
         self.made = start..start + len;
-        self.put_aside(padding);
-        self.frame.get(start..start + padded)
+        Some(self.made())
     }
 
-    /// The packet that was made last, without its padding.
+    /// The packet that was made last.
     pub fn made(&self) -> &[u8] {
         &self.frame[self.made.clone()]
-    }
-
-    /// Zeros the padding behind the packet.
-    fn put_aside(&mut self, padding: usize) {
-        let under = &mut self.frame[self.made.end..self.made.end + padding];
-        self.aside.bytes[..padding].copy_from_slice(under);
-        self.aside.len = padding;
-        under.fill(0);
-    }
-
-    fn put_back(&mut self) {
-        let aside = &self.aside.bytes[..self.aside.len];
-        self.frame[self.made.end..self.made.end + aside.len()].copy_from_slice(aside);
-        self.aside.len = 0;
     }
 }
 
@@ -403,17 +358,16 @@ pub(super) mod tests {
     pub(in crate::forward) fn split_all(vnet: VnetHeader, packet: &[u8]) -> Vec<Vec<u8>> {
         let header = Header::parse(packet).unwrap();
         let mut frame = packet.to_vec();
-        frame.resize(packet.len() + MAX_PADDING, 0xa5);
-        let mut segments = Segments::split(vnet, &mut frame, packet.len(), header).unwrap();
+        let mut segments = Segments::split(vnet, &mut frame, header).unwrap();
         let mut packets = Vec::new();
         while let Some(len) = segments.next_len() {
-            let padded = len.next_multiple_of(16);
-            let lent = segments.next(padded).unwrap().to_vec();
-            assert_eq!((lent.len(), &lent[..len]), (padded, segments.made()));
-            assert!(lent[len..].iter().all(|padding| *padding == 0));
-            packets.push(segments.made().to_vec());
+            packets.push(segments.make_next().unwrap().to_vec());
+            assert_eq!(
+                (segments.made().len(), Some(segments.made())),
+                (len, packets.last().map(|p| &p[..]))
+            );
         }
-        assert_eq!(segments.next(packet.len()), None);
+        assert_eq!(segments.make_next(), None);
         packets
     }
 
@@ -464,7 +418,7 @@ pub(super) mod tests {
         let header = Header::parse(&whole).unwrap();
         let refused = |vnet: VnetHeader, packet: &[u8]| {
             let header = Header::parse(packet).unwrap_or(header);
-            Segments::split(vnet, &mut packet.to_vec(), packet.len(), header).is_err()
+            Segments::split(vnet, &mut packet.to_vec(), header).is_err()
         };
         assert!(refused(VnetHeader { gso_size: 0, ..vnet }, &whole));
         for gso_type in [2, 3, GSO_TCPV6, GSO_UDP_L4, 6, 0x7f] {
@@ -490,22 +444,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn padding_beyond_the_room_or_the_limit_is_refused_and_spoils_nothing() {
-        let (vnet, whole, expected) = super_packet(true, TCP, &[1; 250], 100);
-        let header = Header::parse(&whole).unwrap();
-        let (mut frame, len) = (whole.clone(), whole.len());
-        let mut segments = Segments::split(vnet, &mut frame, len, header).unwrap();
-        assert_eq!(segments.next(151), None, "shorter than the packet");
-        assert_eq!(segments.next(152 + MAX_PADDING + 1), None);
-        for packet in &expected[..2] {
-            assert_eq!(segments.next(152 + MAX_PADDING).unwrap()[..152], packet[..]);
-        }
-        assert_eq!(segments.next(103), None, "no room behind the last");
-        assert_eq!(segments.next(102).unwrap(), expected[2]);
-        assert!(Segments::split(vnet, &mut whole.clone(), len + 1, header).is_err());
-    }
-
-    #[test]
     fn the_vnet_header_survives_its_bytes() {
         let (vnet, ..) = super_packet(true, UDP, &[1; 300], 100);
         let mut frame = vnet.encode().to_vec();
@@ -517,14 +455,14 @@ pub(super) mod tests {
     /// The packets of a frame on a path that carries `limit` bytes, where they fit.
     fn fitted(vnet: VnetHeader, packet: &[u8], limit: usize) -> Option<Vec<Vec<u8>>> {
         let header = Header::parse(packet).unwrap();
-        let (len, mut frame) = (packet.len(), packet.to_vec());
-        let mut segments = Segments::split(vnet, &mut frame, len, header).unwrap();
+        let mut frame = packet.to_vec();
+        let mut segments = Segments::split(vnet, &mut frame, header).unwrap();
         if !segments.fit(limit) {
             return None;
         }
         let mut packets = Vec::new();
-        while let Some(len) = segments.next_len() {
-            packets.push(segments.next(len).unwrap().to_vec());
+        while let Some(packet) = segments.make_next() {
+            packets.push(packet.to_vec());
         }
         Some(packets)
     }

@@ -117,11 +117,11 @@ fn turn_around(packet: &mut [u8]) {
 fn cut_and_join(vnet: VnetHeader, packet: &[u8]) -> (usize, Vec<Vec<u8>>) {
     let header = Header::parse(packet).unwrap();
     let mut frame = packet.to_vec();
-    let mut segments = Segments::split(vnet, &mut frame, packet.len(), header).unwrap();
+    let mut segments = Segments::split(vnet, &mut frame, header).unwrap();
     let (mut arena, mut places) = (Vec::new(), Vec::new());
-    while let Some(len) = segments.next_len() {
-        places.push(arena.len()..arena.len() + len);
-        arena.extend_from_slice(segments.next(len).unwrap());
+    while let Some(packet) = segments.make_next() {
+        places.push(arena.len()..arena.len() + packet.len());
+        arena.extend_from_slice(packet);
     }
     let mut coalescer = Coalescer::new(Merge::TcpAndUdp);
     for at in &places {

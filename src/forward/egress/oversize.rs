@@ -68,7 +68,7 @@ impl Detour {
         now: Instant,
     ) {
         let (slot, limit) = (target.slot, target.slot.limit());
-        while let Some(packet) = segments.next_len().and_then(|len| segments.next(len)) {
+        while let Some(packet) = segments.make_next() {
             if packet.len() > limit.packet.into() && limit.settled && wants_answer(packet) {
                 shared.drops.count(DropReason::TooBig);
                 if self.answers.len() < MAX_ANSWERS && slot.may_answer_too_big(now) {
@@ -117,8 +117,7 @@ impl Detour {
             {
                 shared.drops.count(DropReason::TooBig);
             }
-            let next = segments.next_len().filter(|_| room > 0);
-            if next.and_then(|len| segments.next(len)).is_none() {
+            if room == 0 || segments.make_next().is_none() {
                 return;
             }
         }
@@ -136,11 +135,11 @@ fn each_piece(
         return emit(packet);
     }
     let header = Header::parse(packet).ok_or(DropReason::MalformedPacket)?;
-    let (len, mut copy) = (packet.len(), packet.to_vec());
-    let segments = Segments::split(VnetHeader::default(), &mut copy, len, header);
+    let mut copy = packet.to_vec();
+    let segments = Segments::split(VnetHeader::default(), &mut copy, header);
     let mut segments = segments.map_err(|_| DropReason::BadOffload)?;
     if segments.fit(limit) {
-        while let Some(piece) = segments.next_len().and_then(|len| segments.next(len)) {
+        while let Some(piece) = segments.make_next() {
             emit(piece)?;
         }
         return Ok(());

@@ -67,8 +67,8 @@ fn is_whole_upper(packet: &[u8], header: &Header) -> bool {
 
 /// Cuts a frame for a path; the packets that the frame stands for.
 fn fit(vnet: VnetHeader, packet: &[u8], header: Header, limit: usize) -> Vec<Vec<u8>> {
-    let (len, mut frame) = (packet.len(), packet.to_vec());
-    let Ok(mut segments) = Segments::split(vnet, &mut frame, len, header) else {
+    let mut frame = packet.to_vec();
+    let Ok(mut segments) = Segments::split(vnet, &mut frame, header) else {
         return Vec::new();
     };
     let mut offload = vnet.encode();
@@ -85,7 +85,7 @@ fn fit(vnet: VnetHeader, packet: &[u8], header: Header, limit: usize) -> Vec<Vec
         }
     };
     for wanted in &wanted {
-        let piece = segments.next(wanted.len()).expect("the next packet");
+        let piece = segments.make_next().expect("the next packet");
         assert_eq!(piece, wanted);
         assert!(piece.len() <= limit || !fits && upper.is_none());
     }
