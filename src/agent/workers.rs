@@ -267,11 +267,12 @@ mod tests {
 
     use super::super::upcalls::{UpcallReceiver, upcall_queue};
     use super::*;
-    use crate::forward::{Carries, DropReason, PeerSlot, SlotIndex, Tunnel, Upcall};
+    use crate::forward::{Carries, DropReason, ExpectedStun, PeerSlot, SlotIndex, Tunnel, Upcall};
     use crate::identity::WgSecret;
     use crate::io::clock;
     use crate::io::udp::UdpOptions;
     use crate::wire::control::encode_packet;
+    use crate::wire::stun::{CheckKey, CheckRequest, CheckTag, TransactionId};
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
 
@@ -327,6 +328,13 @@ mod tests {
         }
     }
 
+    /// A path check of somebody.
+    fn check() -> Vec<u8> {
+        let (own, peer) = (WgSecret::from_bytes([8; 32]), WgSecret::from_bytes([9; 32]));
+        let key = CheckKey::derive(&own, &peer.public()).unwrap();
+        CheckRequest { transaction: TransactionId::new([7; 12]), tag: key.tag(0) }.encode(&key)
+    }
+
     #[test]
     fn two_networks_connect_and_pass_control_without_an_interface() {
         let (mut a, mut b) = (Side::new(1, 2, 16), Side::new(2, 1, 16));
@@ -351,8 +359,7 @@ mod tests {
     #[test]
     fn whatever_worker_a_sender_reaches_its_messages_go_up() {
         let mut a = Side::with_workers(1, 2, 64, 4);
-        let mut stun = vec![0; 20];
-        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        let stun = check();
         let senders: Vec<_> =
             (0..16).map(|_| UdpPort::bind(UdpOptions::default()).unwrap()).collect();
         for sender in &senders {
@@ -373,8 +380,7 @@ mod tests {
     #[test]
     fn a_control_loop_that_is_behind_costs_upcalls_and_nothing_else() {
         let (a, b) = (Side::new(1, 2, 1), Side::new(2, 1, 1));
-        let mut stun = vec![0; 20];
-        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        let stun = check();
         for _ in 0..10 {
             a.send(&b, &stun);
         }
@@ -382,6 +388,50 @@ mod tests {
         while b.workers.drops().get(DropReason::DatagramUpcall) < 9 {
             assert!(clock::now() < deadline, "{:?}", b.workers.drops().snapshot());
             thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn strangers_who_flood_are_not_received_and_whoever_becomes_known_is_heard() {
+        let (a, mut b) = (Side::new(1, 2, 64), Side::new(2, 1, 64));
+        let key = CheckKey::derive(
+            &WgSecret::from_bytes([8; 32]),
+            &WgSecret::from_bytes([9; 32]).public(),
+        );
+        let [stranger, known, new] = [1, 2, 3].map(|number| {
+            let tag = CheckTag([number; 8]);
+            let transaction = TransactionId::new([number; 12]);
+            (tag, CheckRequest { transaction, tag }.encode(key.as_ref().unwrap()))
+        });
+        let expected = Arc::new(ExpectedStun::default());
+        expected.extend([known.0]);
+        expected.set_complete(true);
+        let table = ForwardingTable::new([b.slot.clone()]).with_expected(expected.clone());
+        b.workers.set_table(Arc::new(table));
+        let heard = |b: &mut Side, check: &[u8]| matches!(b.next(), Upcall::Datagram { bytes, .. } if bytes == check);
+        let deadline = clock::now() + Duration::from_secs(10);
+        let strangers = |b: &Side| b.workers.drops().get(DropReason::StrangersCheck);
+        let mut before = 0;
+        loop {
+            (0..100).for_each(|_| a.send(&b, &stranger.1));
+            a.send(&b, &known.1);
+            assert!(heard(&mut b, &known.1));
+            let received = strangers(&b) - before;
+            before += received;
+            if received == 0 {
+                break;
+            }
+            assert!(clock::now() < deadline, "{received} of 100 were received");
+        }
+        expected.extend([new.0]);
+        while b
+            .upcalls
+            .try_recv()
+            .is_none_or(|(_, upcall)| !matches!(upcall, Upcall::Datagram { .. }))
+        {
+            assert!(clock::now() < deadline, "the new one is not heard");
+            a.send(&b, &new.1);
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -32,6 +32,8 @@ reasons! {
     UnknownDatagram = "unknown-datagram",
     /// A path check of nobody who is known.
     StrangersCheck = "strangers-check",
+    /// A STUN answer to a question that was not asked.
+    UnaskedAnswer = "unasked-answer",
     /// A relay frame: no relay session is known.
     Relay = "relay",
     /// A handshake message whose MAC1 is wrong: its sender does not know our key.

@@ -1,8 +1,8 @@
 //! In: received datagrams into frames of the TUN device.
 //!
 //! Datagrams come in runs: those of one sender that the kernel received together. Each is told apart
-//! by its first bytes. STUN and handshakes go up to `mesh`, checks only of those it knows
-//! ([`KnownTags`](super::KnownTags)), handshakes only past the
+//! by its first bytes. STUN and handshakes go up to `mesh`, STUN only of those it knows or
+//! asked ([`ExpectedStun`](super::ExpectedStun)), handshakes only past the
 //! [`HandshakeGuard`](super::HandshakeGuard). Transport datagrams are opened under their slot's lock,
 //! which is held over consecutive datagrams of one slot, into an arena, from which the coalescer
 //! makes frames when the batch ends. Of an opened packet
@@ -33,7 +33,6 @@ use super::slot::{Carries, PeerSlot, SlotIndex};
 use super::{DropReason, LocalAddresses, Shared, Tunnel, Upcall};
 use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, receiver_index};
 use crate::wire::control::{HEADER_LEN, MAX_PACKET};
-use crate::wire::stun;
 
 /// Cookie replies that wait to be sent; past that a sender has to try again, as it would anyway.
 const MAX_REPLIES: usize = 64;
@@ -122,16 +121,12 @@ impl Ingress {
                 Class::Initiation | Class::Response | Class::CookieReply => {
                     self.handshake(run.from, datagram, shared, now)
                 }
-                Class::Stun if shared.table.known().is_strangers(datagram) => {
-                    Err(DropReason::StrangersCheck)
-                }
-                Class::Stun if datagram.len() <= stun::MAX_LEN => {
+                Class::Stun => shared.table.expected().judge(datagram).map(|()| {
                     let bytes = datagram.to_vec();
                     shared.upcalls.push(Upcall::Datagram { from: run.from, bytes }, shared.drops);
-                    Ok(())
-                }
+                }),
                 Class::Relay => Err(DropReason::Relay),
-                Class::Stun | Class::Unknown => Err(DropReason::UnknownDatagram),
+                Class::Unknown => Err(DropReason::UnknownDatagram),
             };
             if let Err(reason) = handled {
                 shared.drops.count(reason);
@@ -311,8 +306,10 @@ fn refusal(error: TunnelError) -> DropReason {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use super::super::ExpectedStun;
     use super::super::fixture::*;
     use super::super::packet::tests::build;
     use super::super::packet::{TCP, UDP};
@@ -321,6 +318,7 @@ mod tests {
     use super::super::tunnel::tests::{secret, shake};
     use super::*;
     use crate::wire::control::MAX_MESSAGE;
+    use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, StunRequest, TransactionId};
 
     #[test]
     fn inner_packets_with_addresses_that_are_not_the_peers_are_dropped() {
@@ -605,9 +603,10 @@ mod tests {
         let initiation = a.slot().tunnel.lock().initiate(a.now);
         b.receive(at(1), &[(148, initiation.clone())]);
         assert_eq!(b.upcalls(), [Upcall::Handshake { from: at(1), bytes: initiation }]);
-        let mut stun = [0; 20];
-        stun[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
-        b.receive(at(3), &[(20, stun.repeat(1000))]);
+        let key = CheckKey::derive(&secret(1), &secret(2).public()).unwrap();
+        let transaction = TransactionId::new([7; 12]);
+        let check = CheckRequest { transaction, tag: key.tag(0) }.encode(&key);
+        b.receive(at(3), &[(check.len(), check.repeat(1000))]);
         assert_eq!(b.upcalls().len(), 128, "its share: the rest is for whom we know");
         assert_eq!(b.drops.get(DropReason::DatagramUpcall), 872);
         let mut answer = vec![0; 92];
@@ -615,6 +614,40 @@ mod tests {
         answer[9] = 77;
         b.receive(at(3), &[(92, answer)]);
         assert_eq!(b.drops.get(DropReason::UnknownIndex), 1, "an answer to nobody");
+    }
+
+    #[test]
+    fn stun_that_nobody_known_sent_and_nobody_asked_for_goes_nowhere_and_keeps_no_check_out() {
+        let (_, mut b) = strangers();
+        let expected = Arc::new(ExpectedStun::default());
+        b.table = b.table.with_expected(expected.clone());
+        let [known, stranger] = [2, 3].map(|other| {
+            let key = CheckKey::derive(&secret(1), &secret(other).public()).unwrap();
+            (key.tag(0), key)
+        });
+        expected.extend([known.0]);
+        expected.set_complete(true);
+        let transaction = TransactionId::new([7; 12]);
+        let check =
+            |(tag, key): &(_, CheckKey)| CheckRequest { transaction, tag: *tag }.encode(key);
+        let (ours, theirs) = (check(&known), check(&stranger));
+        let answer = CheckResponse { transaction, mapped: at(1) }.encode(&known.1);
+        let bare = StunRequest { transaction, change: (false, false) }.encode();
+        let flood = |b: &mut Device| {
+            for message in [&theirs, &answer, &bare] {
+                b.receive(at(3), &[(message.len(), message.repeat(1000))]);
+            }
+        };
+        flood(&mut b);
+        b.receive(at(4), &[(ours.len(), ours.clone())]);
+        flood(&mut b);
+        assert_eq!(b.upcalls(), [Upcall::Datagram { from: at(4), bytes: ours }]);
+        let drops =
+            [DropReason::StrangersCheck, DropReason::UnaskedAnswer, DropReason::UnknownDatagram];
+        assert_eq!(drops.map(|reason| b.drops.get(reason)), [2000; 3]);
+        expected.expect_answer(transaction);
+        b.receive(at(3), &[(answer.len(), answer.clone())]);
+        assert_eq!(b.upcalls(), [Upcall::Datagram { from: at(3), bytes: answer }]);
     }
 
     #[test]

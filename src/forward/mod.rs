@@ -12,7 +12,7 @@
 //! * [`aead`]: the cipher of transport packets, in the instructions that the processor has.
 //! * [`ecn`]: congestion marks through the tunnel.
 //! * [`guard`]: who may cost us a handshake; `proven`: who needs no cookie for it.
-//! * `known`: whose path checks are not a stranger's.
+//! * `expected`: which STUN messages are not a stranger's.
 //! * [`fragment`]: what becomes of packets that a path does not carry whole.
 //! * [`packet`]: IP headers, checksums, control packets.
 //! * [`drops`], [`upcall`]: what becomes of the packets that do not go through.
@@ -23,12 +23,12 @@ pub mod coalesce;
 pub mod drops;
 pub mod ecn;
 pub mod egress;
+mod expected;
 #[cfg(test)]
 mod fixture;
 pub mod fragment;
 pub mod guard;
 pub mod ingress;
-mod known;
 mod outcome;
 pub mod packet;
 mod proven;
@@ -40,8 +40,8 @@ pub mod tunnel;
 pub mod upcall;
 
 pub use drops::{DropCounters, DropReason};
+pub use expected::ExpectedStun;
 pub use guard::{HandshakeGuard, Verdict};
-pub use known::KnownTags;
 pub use slot::{Carries, Limit, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};
 pub use tunnel::Tunnel;

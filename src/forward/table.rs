@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::KnownTags;
+use super::ExpectedStun;
 use super::slot::{Carries, PeerSlot, SlotIndex};
 
 /// What this device is in the overlay: which destinations are its own, which sources it may use.
@@ -52,7 +52,7 @@ pub struct ForwardingTable {
     routes: HashMap<(IpAddr, u8), Arc<PeerSlot>>,
     /// The prefix lengths that occur in `routes`, longest first, of v4 and of v6.
     lengths: (Vec<u8>, Vec<u8>),
-    known: Arc<KnownTags>,
+    expected: Arc<ExpectedStun>,
 }
 
 impl ForwardingTable {
@@ -82,15 +82,15 @@ impl ForwardingTable {
         self
     }
 
-    /// The same table, with those whose path checks are heard. Without it everybody's are.
-    pub fn with_known(mut self, known: Arc<KnownTags>) -> Self {
-        self.known = known;
+    /// The same table, with the STUN messages that are heard. Without it all checks are, and no answers.
+    pub fn with_expected(mut self, expected: Arc<ExpectedStun>) -> Self {
+        self.expected = expected;
         self
     }
 
-    /// Whose path checks are heard.
-    pub fn known(&self) -> &KnownTags {
-        &self.known
+    /// Which STUN messages are heard.
+    pub fn expected(&self) -> &ExpectedStun {
+        &self.expected
     }
 
     /// This device's own addresses.

@@ -33,6 +33,7 @@
 
 mod batch;
 mod queue;
+mod sieve;
 mod socket;
 mod steer;
 

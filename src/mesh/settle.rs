@@ -72,6 +72,7 @@ impl Mesh {
     fn settle_reach(&mut self, now: Instant) -> bool {
         let mut busy = false;
         while let Some(transmit) = self.reach.poll_transmit() {
+            self.expect_answer(&transmit.payload);
             self.outputs.push_back(Output::Transmit(transmit));
             busy = true;
         }
@@ -197,7 +198,7 @@ impl Mesh {
         };
         ForwardingTable::new(self.peers.iter().map(|peer| peer.slot.clone()))
             .with_local(local)
-            .with_known(self.tags.known().clone())
+            .with_expected(self.tags.expected().clone())
     }
 
     /// What this device's own certificate lets it send for.

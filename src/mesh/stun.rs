@@ -37,6 +37,13 @@ impl Mesh {
         sender.ok_or(InputError::Stranger)
     }
 
+    /// A STUN message leaves; the workers let the answer through where it is a question.
+    pub(super) fn expect_answer(&self, message: &[u8]) {
+        if let Some(transaction) = stun::question(message) {
+            self.tags.expected().expect_answer(transaction);
+        }
+    }
+
     /// A STUN message: an answer of a reflector, an answer to a check, or a check.
     pub(super) fn handle_stun(
         &mut self,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::peer::Who;
 use super::rate::Bucket;
-use crate::forward::KnownTags;
+use crate::forward::ExpectedStun;
 use crate::identity::{WgPublicKey, WgSecret};
 use crate::membership::UnixTime;
 use crate::wire::stun::{CheckKey, CheckTag};
@@ -48,7 +48,7 @@ pub struct Tags {
     /// Those of whom no tags of this hour were computed.
     untagged: BTreeSet<Caller>,
     /// The keys of `by_tag`, where the workers can see them.
-    known: Arc<KnownTags>,
+    expected: Arc<ExpectedStun>,
     now: UnixTime,
     answers: Option<Bucket>,
 }
@@ -62,7 +62,7 @@ impl Tags {
             by_remote: BTreeMap::new(),
             by_tag: HashMap::new(),
             untagged: BTreeSet::new(),
-            known: Arc::default(),
+            expected: Arc::default(),
             now: UnixTime::default(),
             answers: None,
         }
@@ -72,7 +72,7 @@ impl Tags {
     pub fn insert(&mut self, caller: Caller) {
         self.callers.insert(caller, None);
         self.untagged.insert(caller);
-        self.known.set_complete(false);
+        self.expected.set_complete(false);
         self.by_remote.insert(caller.remote, caller);
     }
 
@@ -91,7 +91,7 @@ impl Tags {
             for tag in key.tags(self.now.0) {
                 if self.by_tag.get(&tag) == Some(caller) {
                     self.by_tag.remove(&tag);
-                    self.known.remove(&tag);
+                    self.expected.remove(&tag);
                 }
             }
         }
@@ -125,15 +125,15 @@ impl Tags {
         {
             self.tag(caller);
         }
-        self.known.set_complete(self.untagged.is_empty());
+        self.expected.set_complete(self.untagged.is_empty());
         let caller = *self.by_tag.get(tag)?;
         Some((caller, self.callers.get(&caller)?.as_ref()?))
     }
 
-    /// Whose checks are to be handed up: all, until a stranger's has shown that nobody else's are left
-    /// to be computed.
-    pub fn known(&self) -> &Arc<KnownTags> {
-        &self.known
+    /// What is to be handed up: all checks, until a stranger's has shown that nobody else's tags are
+    /// left to be computed.
+    pub fn expected(&self) -> &Arc<ExpectedStun> {
+        &self.expected
     }
 
     /// Who has this WireGuard key.
@@ -154,7 +154,7 @@ impl Tags {
         if hour != self.now.0 / HOUR {
             self.now = now;
             self.by_tag.clear();
-            self.known.clear();
+            self.expected.clear();
             self.untagged = self.callers.keys().copied().collect();
             for caller in in_use {
                 if self.untagged.remove(&caller) {
@@ -175,7 +175,7 @@ impl Tags {
         if let Some(key) = key {
             let tags = key.tags(self.now.0);
             self.by_tag.extend(tags.map(|tag| (tag, caller)));
-            self.known.extend(tags);
+            self.expected.extend(tags);
         }
     }
 }
@@ -183,6 +183,7 @@ impl Tags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::DropReason;
     use crate::identity::DeviceId;
     use crate::wire::stun::{CheckRequest, TransactionId};
 
@@ -245,9 +246,9 @@ mod tests {
     #[test]
     fn strangers_checks_are_told_from_all_others_once_every_caller_was_looked_at() {
         let mut tags = tags();
-        let known = tags.known().clone();
+        let expected = tags.expected().clone();
         let refused =
-            |now| (2..=99).filter(|number| known.is_strangers(&check_of(*number, now))).min();
+            |now| (2..=99).filter(|number| expected.judge(&check_of(*number, now)).is_err()).min();
         assert_eq!(refused(NOW), None, "nobody was looked at");
         tags.find(&tag_of(99, NOW));
         assert_eq!(refused(NOW), Some(10));
@@ -256,14 +257,13 @@ mod tests {
         tags.insert(member(10));
         assert_eq!(refused(NOW), None, "the new one was not looked at");
         assert!(tags.find(&tag_of(10, NOW)).is_some());
-        assert!(!known.is_strangers(&check_of(10, NOW)));
-        assert!(known.is_strangers(&check_of(11, NOW)));
+        assert_eq!(expected.judge(&check_of(10, NOW)), Ok(()));
+        assert_eq!(expected.judge(&check_of(11, NOW)), Err(DropReason::StrangersCheck));
         let later = UnixTime(NOW.0 + 2 * HOUR);
         tags.roll(later, std::iter::empty());
         assert_eq!(refused(later), None, "another hour");
         tags.find(&tag_of(99, later));
         assert_eq!(refused(later), Some(5));
-        assert!(!known.is_strangers(b"no check at all"));
     }
 
     #[test]

@@ -130,10 +130,16 @@ pub enum Envelope {
 }
 
 impl Envelope {
-    /// Reads the header, and of a request the tag, which must be the first attribute.
+    /// Reads the header, and of a request the tag, which must be the first attribute, and whether
+    /// there is a MESSAGE-INTEGRITY to verify.
     pub fn peek(datagram: &[u8]) -> Result<Self, StunError> {
         match class(datagram)? {
             MessageClass::Request => {
+                let tail = datagram.len().saturating_sub(INTEGRITY_LEN);
+                if datagram.len() < REQUEST_LEN || !datagram[tail..].starts_with(&INTEGRITY_HEADER)
+                {
+                    return Err(StunError::Malformed);
+                }
                 let name = datagram.get(HEADER_LEN..HEADER_LEN + 4 + TAG_DIGITS);
                 let name = name.and_then(|name| name.strip_prefix(&[0x00, 0x06, 0x00, 16]));
                 name.and_then(CheckTag::from_digits).map(Self::Request).ok_or(StunError::Malformed)
@@ -144,6 +150,11 @@ impl Envelope {
             MessageClass::Indication => Err(StunError::Class),
         }
     }
+}
+
+/// The transaction that a message begins; `None` where it is no request.
+pub fn question(datagram: &[u8]) -> Option<TransactionId> {
+    (class(datagram) == Ok(MessageClass::Request)).then(|| transaction(datagram))
 }
 
 /// What a pair of devices authenticates its path checks with: `KDF(X25519(wg_a, wg_b), "check")`.
@@ -247,7 +258,8 @@ impl CheckTag {
         Some(Self(u64::from_str_radix(text, 16).ok()?.to_be_bytes()))
     }
 
-    fn digits(self) -> String {
+    /// As it stands in USERNAME: 16 lower-case hexadecimal digits.
+    pub fn digits(self) -> String {
         format!("{:016x}", u64::from_be_bytes(self.0))
     }
 }

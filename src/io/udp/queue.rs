@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use super::socket::{Share, UdpHalf};
 use super::{Family, RecvBatch, check_destination, is_missing, normalize};
 use crate::forward::ecn::Ecn;
+use crate::wire::stun::CheckTag;
 
 /// What one packet thread receives from; anybody may send. A host without IPv6 (or without IPv4) has
 /// one of the two sockets.
@@ -36,7 +37,7 @@ impl UdpQueue {
 
     /// Lets further pairs bind the same port.
     pub(super) fn share(&self) -> io::Result<()> {
-        self.v4.iter().chain(&self.v6).try_for_each(UdpHalf::share)
+        self.halves().try_for_each(UdpHalf::share)
     }
 
     /// Has the kernel give transport datagrams to the first `data` pairs of this one's port, and the
@@ -44,6 +45,28 @@ impl UdpQueue {
     pub(super) fn steer(&self, data: u32) -> io::Result<()> {
         let v4 = self.v4.as_ref().map_or(Ok(()), |half| half.steer(Family::V4, data));
         v4.and_then(|()| self.v6.as_ref().map_or(Ok(()), |half| half.steer(Family::V6, data)))
+    }
+
+    /// Has the kernel drop path checks that bear none of `tags` (nearly all of them), before they are
+    /// received, until [`take_all`](Self::take_all). Whatever else comes is received as before.
+    ///
+    /// # Errors
+    /// Where the kernel cannot, or there are too many; everything is received then.
+    pub fn sift(&self, tags: &[CheckTag]) -> io::Result<()> {
+        let sifted = self.halves().try_for_each(|half| half.sift(tags));
+        sifted.inspect_err(|_| self.take_all())
+    }
+
+    /// Receives everything again.
+    pub fn take_all(&self) {
+        for half in self.halves() {
+            // There may be nothing to take away.
+            half.take_all().ok();
+        }
+    }
+
+    fn halves(&self) -> impl Iterator<Item = &UdpHalf> {
+        self.v4.iter().chain(&self.v6)
     }
 
     /// The descriptor to poll for datagrams of `family`; `None` where the host has it not.

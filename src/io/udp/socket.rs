@@ -11,9 +11,11 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::sieve::{sift, take_all};
 use super::steer::steer;
 use super::{Family, RecvBatch, SEND_PATIENCE};
 use crate::forward::ecn::Ecn;
+use crate::wire::stun::CheckTag;
 
 /// Wanted size of both socket buffers, in bytes; the kernel doubles it for its own bookkeeping.
 /// At 3 Gbit/s it holds 10 ms, which a data thread may lose to the scheduler.
@@ -86,6 +88,16 @@ impl UdpHalf {
     /// See [`UdpQueue::steer`](super::UdpQueue).
     pub(super) fn steer(&self, family: Family, data: u32) -> io::Result<()> {
         steer(&self.socket, family, data)
+    }
+
+    /// See [`UdpQueue::sift`](super::UdpQueue).
+    pub(super) fn sift(&self, tags: &[CheckTag]) -> io::Result<()> {
+        sift(&self.socket, tags)
+    }
+
+    /// See [`UdpQueue::take_all`](super::UdpQueue).
+    pub(super) fn take_all(&self) -> io::Result<()> {
+        take_all(&self.socket)
     }
 
     /// Whether what this IPv4 socket sends bears DF from now on.

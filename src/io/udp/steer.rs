@@ -81,11 +81,11 @@ fn program(family: Family, data: u32) -> Vec<sock_filter> {
 /// "Return the accumulator"; the C library's headers have it, not the crate.
 const RETURN_A: u32 = 0x10;
 
-fn op(code: u32, k: u32) -> sock_filter {
+pub(super) fn op(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
 /// Compares the accumulator; skips so many instructions where it holds, and where not.
-fn jump(comparison: u32, k: u32, holds: u8, fails: u8) -> sock_filter {
+pub(super) fn jump(comparison: u32, k: u32, holds: u8, fails: u8) -> sock_filter {
     sock_filter { jt: holds, jf: fails, ..op(BPF_JMP | comparison | BPF_K, k) }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use ginnel::forward::{SlotIndex, Tunnel};
 use ginnel::identity::{WgPublicKey, WgSecret};
+use ginnel::wire::stun::{CheckKey, CheckRequest, CheckResponse, TransactionId};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::datagrams::{Pacer, send_batch};
@@ -37,14 +38,16 @@ pub enum Noise {
     Initiations(WgPublicKey),
     /// Bytes and lengths that mean nothing, a part with a beginning that a parser takes seriously.
     Garbage,
-    /// STUN Binding requests, whose sender no member knows.
-    Stun,
+    /// Path checks of pairs that nobody knows, complete.
+    Checks,
+    /// Answers to path checks that nobody sent, complete.
+    Answers,
 }
 
 impl Noise {
     /// All kinds, of which one is made for the device with this key.
-    pub fn all(key: WgPublicKey) -> [Noise; 3] {
-        [Noise::Initiations(key), Noise::Garbage, Noise::Stun]
+    pub fn all(key: WgPublicKey) -> [Noise; 4] {
+        [Noise::Initiations(key), Noise::Garbage, Noise::Checks, Noise::Answers]
     }
 
     /// In words.
@@ -52,7 +55,8 @@ impl Noise {
         match self {
             Noise::Initiations(_) => "initiations",
             Noise::Garbage => "garbage",
-            Noise::Stun => "STUN requests",
+            Noise::Checks => "path checks",
+            Noise::Answers => "STUN answers",
         }
     }
 }
@@ -166,13 +170,16 @@ fn payload(noise: Noise, number: usize, random: &mut Random) -> Vec<u8> {
             bytes.truncate(length);
             bytes
         }
-        Noise::Stun => {
-            let mut bytes = vec![0, 1, 0, 20, 0x21, 0x12, 0xa4, 0x42];
-            bytes.extend((0..12).map(|_| random.next() as u8));
-            // USERNAME, by which a check names its sender.
-            bytes.extend([0, 6, 0, 16]);
-            bytes.extend(format!("{:016x}", random.next()).bytes());
-            bytes
+        Noise::Checks | Noise::Answers => {
+            let [own, peer] = [(); 2]
+                .map(|()| WgSecret::from_bytes(std::array::from_fn(|_| random.next() as u8)));
+            let key = CheckKey::derive(&own, &peer.public()).expect("two devices");
+            let transaction = TransactionId::new(std::array::from_fn(|_| random.next() as u8));
+            let mapped = (Ipv4Addr::LOCALHOST, 7).into();
+            match noise {
+                Noise::Checks => CheckRequest { transaction, tag: key.tag(0) }.encode(&key),
+                _ => CheckResponse { transaction, mapped }.encode(&key),
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ impl Victim {
     }
 
     /// All noise that there is for a.
-    pub fn noises(&self) -> Result<[Noise; 3]> {
+    pub fn noises(&self) -> Result<[Noise; 4]> {
         Ok(Noise::all(self.a.status()?.public_key()?))
     }
 }
