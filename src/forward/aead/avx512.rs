@@ -64,8 +64,8 @@ fn open(mut stream: Stream, sealed: &[u8], out: &mut [u8]) -> [u8; TAG] {
     poly.tag(sealed, lengths(0, sealed))
 }
 
-/// Begins with the text, and Poly1305 with the key that the stream's first block is. The powers of
-/// that key need no wide registers: the processor works them out beside the passes that follow.
+/// Begins with the text, and Poly1305 with the key that the stream's first block is: before the passes
+/// that follow, so that the processor can work out powers of the key beside them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 fn authenticator(stream: &mut Stream, text: &mut Text<'_>) -> Poly1305 {

@@ -7,7 +7,9 @@
 //! powers, r^16 to r, stand in one row in memory, zeroes after them: how many blocks are left decides
 //! where in it the last two multiplications begin.
 //!
-//! Short texts take less time block by block in 64-bit registers, without the powers.
+//! Short texts take less time block by block in words of 64 bits, without the powers (as Bernstein's
+//! "The Poly1305-AES message-authentication code", 2005, has it: r's clear bits make its products
+//! small).
 //!
 //! Nothing here branches on, or reads memory at, what depends on key or text.
 
@@ -21,8 +23,8 @@ const BLOCK: usize = 16;
 const LANES: usize = 8;
 /// Bytes in as many.
 const STEP: usize = LANES * BLOCK;
-/// From so many bytes on, computing the powers of r pays.
-const LONG: usize = 2 * STEP;
+/// From so many bytes on, the powers of r cost less than they spare.
+const LONG: usize = STEP;
 
 const MASK_44: u64 = (1 << 44) - 1;
 const MASK_42: u64 = (1 << 42) - 1;
@@ -33,7 +35,7 @@ type Number = [u64; 3];
 
 /// Poly1305 with the key of one packet.
 pub struct Poly1305 {
-    r: Number,
+    r: u128,
     /// Is added to the sum, modulo 2^128.
     s: u128,
     powers: Option<Powers>,
@@ -47,8 +49,8 @@ impl Poly1305 {
         let half = |at: usize| {
             u128::from_le_bytes(*key[at..].first_chunk().expect("half of the key has 16 bytes"))
         };
-        let r = limbs(half(0) & 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff);
-        let powers = (length >= LONG).then(|| Powers::of(&r));
+        let r = half(0) & 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
+        let powers = (length >= LONG).then(|| Powers::of(&limbs(r)));
         Poly1305 { r, s: half(16), powers }
     }
 
@@ -69,38 +71,40 @@ impl Poly1305 {
         let (blocks, tail) = text.as_chunks();
         let mut sum = [0; 3];
         for block in blocks {
-            sum = self.next(&sum, u128::from_le_bytes(*block));
+            sum = self.next(sum, u128::from_le_bytes(*block));
         }
         if !tail.is_empty() {
             let mut block = [0; BLOCK];
             block[..tail.len()].copy_from_slice(tail);
-            sum = self.next(&sum, u128::from_le_bytes(block));
+            sum = self.next(sum, u128::from_le_bytes(block));
         }
-        self.next(&sum, last)
+        let [a, b, c] = self.next(sum, last);
+        let [lower, middle, upper] = limbs(u128::from(b) << 64 | u128::from(a));
+        [lower, middle, upper + (c << 40)]
     }
 
-    fn next(&self, sum: &Number, block: u128) -> Number {
-        let [a, b, c] = limbs(block);
-        product(&[sum[0] + a, sum[1] + b, sum[2] + c + (1 << 40)], &self.r)
+    /// The sum and the block, times r. Words of 64 bits here, of which the third has few bits.
+    ///
+    /// The lowest two bits of r's upper word are not set: that word times 2^128 is a quarter of it
+    /// times 2^130, which is 5 quarters.
+    #[inline]
+    fn next(&self, [a, b, c]: [u64; 3], block: u128) -> [u64; 3] {
+        let [r0, r1] = [self.r as u64, (self.r >> 64) as u64];
+        let wrapped = r1 + (r1 >> 2);
+        let (lower, carry) = (u128::from(b) << 64 | u128::from(a)).overflowing_add(block);
+        let [a, b, c] = [lower as u64, (lower >> 64) as u64, c + 1 + u64::from(carry)];
+        let times = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        let d0 = times(a, r0) + times(b, wrapped);
+        let d1 = times(a, r1) + times(b, r0) + u128::from(c * wrapped) + (d0 >> 64);
+        let d2 = c * r0 + (d1 >> 64) as u64;
+        let (lower, carry) =
+            (d1 << 64 | u128::from(d0 as u64)).overflowing_add(u128::from((d2 >> 2) + (d2 & !3)));
+        [lower as u64, (lower >> 64) as u64, (d2 & 3) + u64::from(carry)]
     }
 }
 
 fn limbs(number: u128) -> Number {
     [number as u64 & MASK_44, (number >> 44) as u64 & MASK_44, (number >> 88) as u64]
-}
-
-/// Limbs of `a` have up to 46 bits, of `b` hardly more than 44, 44 and 42; the product's as well.
-#[inline]
-fn product(a: &Number, b: &Number) -> Number {
-    let [a0, a1, a2] = a.map(u128::from);
-    let [b0, b1, b2] = b.map(u128::from);
-    // 2^132 is 20 modulo 2^130 - 5.
-    let [s1, s2] = [20 * b[1], 20 * b[2]].map(u128::from);
-    let d0 = a0 * b0 + a1 * s2 + a2 * s1;
-    let d1 = a0 * b1 + a1 * b0 + a2 * s2 + (d0 >> 44);
-    let d2 = a0 * b2 + a1 * b1 + a2 * b0 + (d1 >> 44);
-    let low = (d0 as u64 & MASK_44) + 5 * (d2 >> 42) as u64;
-    [low & MASK_44, (d1 as u64 & MASK_44) + (low >> 44), d2 as u64 & MASK_42]
 }
 
 /// The number modulo 2^130 - 5, and of that the lower 128 bits. Limbs may have up to 63 bits.
@@ -124,31 +128,24 @@ fn canonical(number: Number) -> u128 {
     (number & !mask) | (lower & mask)
 }
 
-/// Powers of r, limb by limb: r^16 to r, then zeroes.
+/// Powers of r, limb by limb: r^16 to r, then zeroes. Each multiplication doubles their number.
 struct Powers([[u64; 3 * LANES]; 3]);
 
 impl Powers {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
     fn of(r: &Number) -> Powers {
-        let r2 = product(r, r);
-        let [r3, r4] = [product(&r2, r), product(&r2, &r2)];
-        let [r5, r6, r7, r8] =
-            [product(&r4, r), product(&r4, &r2), product(&r4, &r3), product(&r4, &r4)];
-        let lower = [r8, r7, r6, r5, r4, r3, r2, *r];
-        let mut powers = [[0; 3 * LANES]; 3];
-        for (limb, row) in powers.iter_mut().enumerate() {
-            for (power, number) in row[LANES..].iter_mut().zip(lower) {
-                *power = number[limb];
-            }
-        }
-        let mut powers = Powers(powers);
-        let lower = powers.at(8);
-        let mut products = Products::from(&Lanes([_mm512_setzero_si512(); 3]));
-        products.add(&lower.lanes(), &lower.first());
-        for (row, limb) in powers.0.iter_mut().zip(products.reduced().0) {
-            let upper = row.first_chunk_mut().expect("a row has 24 words");
-            store_words(upper, limb);
+        let one = Lanes(r.map(|limb| _mm512_set1_epi64(limb as i64)));
+        let square = one.times(&Factor::new(&one));
+        let two = one.replaced(0b0101_0101, &square);
+        let four = two.replaced(0b0011_0011, &two.times(&Factor::new(&square)));
+        let eight = four.replaced(0b0000_1111, &four.times(&Factor::new(&four.first())));
+        let sixteen = eight.times(&Factor::new(&eight.first()));
+        let mut powers = Powers([[0; 3 * LANES]; 3]);
+        for (limb, row) in powers.0.iter_mut().enumerate() {
+            let (upper, lower) = row.split_first_chunk_mut().expect("a row has 24 words");
+            store_words(upper, sixteen.0[limb]);
+            store_words(lower.first_chunk_mut().expect("it goes on"), eight.0[limb]);
         }
         powers
     }
@@ -156,7 +153,7 @@ impl Powers {
     /// In the first lane r^`highest`, in the next the power below it; 0 after r.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-    fn at(&self, highest: usize) -> Factor {
+    fn at(&self, highest: usize) -> Lanes {
         let start = 2 * LANES - highest;
         let row = |limb: usize| {
             let words = &self.0[limb][start..];
@@ -164,7 +161,7 @@ impl Powers {
                 words.first_chunk().expect("from r^1 there are eight words to the end of the row"),
             )
         };
-        Factor::new([row(0), row(1), row(2)])
+        Lanes([row(0), row(1), row(2)])
     }
 }
 
@@ -173,14 +170,14 @@ impl Powers {
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 fn sum_of_lanes(powers: &Powers, text: &[u8], last: u128) -> Number {
     let (steps, tail) = text.as_chunks::<STEP>();
-    let (first, steps) = steps.split_first().expect("a long text has more than one step");
-    let (r16, r8) = (powers.at(16).first(), powers.at(8).first());
+    let (first, steps) = steps.split_first().expect("a long text has a step");
+    let (r16, r8) = (Factor::new(&powers.at(16).first()), Factor::new(&powers.at(8).first()));
     let mut sum = Lanes::of(first);
     let (pairs, single) = steps.as_chunks::<2>();
     for [one, other] in pairs {
         let mut products = Products::from(&Lanes::of(other));
-        products.add(&sum, &r16);
         products.add(&Lanes::of(one), &r8);
+        products.add(&sum, &r16);
         sum = products.reduced();
     }
     for step in single {
@@ -199,8 +196,8 @@ fn sum_of_lanes(powers: &Powers, text: &[u8], last: u128) -> Number {
     };
     let left = tail.len().div_ceil(BLOCK) + 1;
     let mut products = Products::from(&Lanes([_mm512_setzero_si512(); 3]));
-    products.add(&sum, &powers.at(LANES + left));
-    products.add(&Lanes::of_last(tail, last), &powers.at(left));
+    products.add(&Lanes::of_last(tail, last), &Factor::new(&powers.at(left)));
+    products.add(&sum, &Factor::new(&powers.at(LANES + left)));
     products.reduced().0.map(|limb| _mm512_reduce_add_epi64(limb) as u64)
 }
 
@@ -237,6 +234,28 @@ impl Lanes {
         )
     }
 
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    fn times(&self, factor: &Factor) -> Lanes {
+        let mut products = Products::from(&Lanes([_mm512_setzero_si512(); 3]));
+        products.add(self, factor);
+        products.reduced()
+    }
+
+    /// The first lane in all of them.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn first(&self) -> Lanes {
+        Lanes(self.0.map(|limb| _mm512_broadcastq_epi64(_mm512_castsi512_si128(limb))))
+    }
+
+    /// The lanes that the mask names are those of `other`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn replaced(&self, mask: u8, other: &Lanes) -> Lanes {
+        Lanes([0, 1, 2].map(|at: usize| _mm512_mask_blend_epi64(mask, self.0[at], other.0[at])))
+    }
+
     /// Block `n` of the two registers goes to lane `n`; each has the bit above its 16 bytes set.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -265,25 +284,13 @@ struct Factor {
 
 impl Factor {
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn new(limbs: [__m512i; 3]) -> Factor {
-        let wrapped = [limbs[1], limbs[2]].map(|limb| {
-            _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb))
-        });
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    fn new(lanes: &Lanes) -> Factor {
+        let limbs = lanes.0;
+        let twenty = _mm512_set1_epi64(20);
+        let wrapped = [limbs[1], limbs[2]]
+            .map(|limb| _mm512_madd52lo_epu64(_mm512_setzero_si512(), limb, twenty));
         Factor { limbs, wrapped }
-    }
-
-    /// The first lane in all of them.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn first(&self) -> Factor {
-        let all = |limb| _mm512_broadcastq_epi64(_mm512_castsi512_si128(limb));
-        Factor { limbs: self.limbs.map(all), wrapped: self.wrapped.map(all) }
-    }
-
-    #[inline]
-    fn lanes(&self) -> Lanes {
-        Lanes(self.limbs)
     }
 }
 
