@@ -245,10 +245,17 @@ fn seal_round(
     if large && packets > 0 {
         slot.note_large(now);
     }
-    if late && slot.may_report_awake(now) {
-        shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
+    if late {
+        tell_awake(slot, shared, now);
     }
     round
+}
+
+/// `mesh` does not know that this tunnel has something to do.
+fn tell_awake(slot: &PeerSlot, shared: &mut Shared<'_>, now: Instant) {
+    if slot.may_report_awake(now) {
+        shared.upcalls.push(Upcall::Awake { slot: slot.index }, shared.drops);
+    }
 }
 
 fn check_addresses(header: &Header, shared: &Shared<'_>) -> Result<(), DropReason> {

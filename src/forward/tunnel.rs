@@ -5,7 +5,7 @@
 //! | [`noise`] | the messages of the handshake, and the keys that come of it |
 //! | [`timestamp`] | what tells an initiation from a replay |
 //! | [`mac`] | MAC1, MAC2, cookies |
-//! | [`session`] | the keys of one handshake: counters, and which of three sessions seals |
+//! | [`session`] | the keys of one handshake: counters, and which of a peer's sessions seals |
 //! | [`window`] | which counters were received |
 //! | [`timers`] | what happens without a datagram |
 //!
@@ -84,10 +84,16 @@ pub struct Tunnel {
     sessions: Sessions,
     attempt: Option<Attempt>,
     timers: Timers,
-    /// Of our last initiation, and the latest of the peer's.
+    stamps: Stamps,
+    pad_limit: usize,
+}
+
+/// What has to outlive a [`Tunnel`] for the next one with the same device: the timestamps of our last
+/// initiation and of the latest of the peer's. Without them a recorded initiation could be sent again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stamps {
     sent: Timestamp,
     received: Timestamp,
-    pad_limit: usize,
 }
 
 impl Tunnel {
@@ -103,10 +109,26 @@ impl Tunnel {
             sessions: Sessions::default(),
             attempt: None,
             timers: Timers::default(),
-            sent: Timestamp::default(),
-            received: Timestamp::default(),
+            stamps: Stamps::default(),
             pad_limit: usize::MAX,
         })
+    }
+
+    /// What the next tunnel with this device has to [`resume`](Self::resume).
+    pub fn stamps(&self) -> Stamps {
+        self.stamps
+    }
+
+    /// Goes on where an earlier tunnel with this device was.
+    pub fn resume(&mut self, stamps: Stamps) {
+        self.stamps = stamps;
+    }
+
+    /// Drops all keys: the host slept, and [`Instant`] does not say for how long.
+    pub fn forget(&mut self) {
+        self.sessions = Sessions::default();
+        self.attempt = None;
+        self.timers = Timers::default();
     }
 
     /// Pads no packet beyond `mtu` bytes, so that a full packet still fits the path.
@@ -246,6 +268,7 @@ impl Tunnel {
         if self.sessions.confirm(local) {
             // The peer's handshake did what ours was for.
             self.attempt = None;
+            self.timers.note_renewed();
         }
         // What is malformed inside was still sealed by the peer.
         self.timers.note_received(!out.is_empty(), now);
@@ -267,10 +290,10 @@ impl Tunnel {
         let proof = Claim::read(&self.statics.local, datagram)
             .and_then(|claim| claim.prove(&self.statics, datagram))
             .ok_or(TunnelError::NotAuthentic)?;
-        if proof.timestamp <= self.received {
+        if proof.timestamp <= self.stamps.received {
             return Err(TunnelError::Replayed);
         }
-        self.received = proof.timestamp;
+        self.stamps.received = proof.timestamp;
         let (local, remote) = (self.next_index(), proof.sender());
         let (mut response, keys) =
             proof.respond(local, &ephemeral()).ok_or(TunnelError::Malformed)?;
@@ -296,6 +319,7 @@ impl Tunnel {
         self.check_mac1(datagram)?;
         let keys = initiated.finish(&self.statics, datagram).ok_or(TunnelError::NotAuthentic)?;
         self.attempt = None;
+        self.timers.note_renewed();
         self.sessions.establish(Session::new(&keys, local, remote, true, now));
         self.timers.note_received(false, now);
         out.push(self.seal_to_vec(&[], now)?);
@@ -309,9 +333,10 @@ impl Tunnel {
     /// The first initiation of an attempt, or one more.
     fn next_initiation(&mut self, now: Instant) -> Vec<u8> {
         let local = self.next_index();
-        self.sent = Timestamp::after(self.sent);
-        let (mut message, initiated) = initiate(&self.statics, local, self.sent, ephemeral())
-            .expect("the peer's key is of no low order, or there were no `Statics`");
+        self.stamps.sent = Timestamp::after(self.stamps.sent);
+        let (mut message, initiated) =
+            initiate(&self.statics, local, self.stamps.sent, ephemeral())
+                .expect("the peer's key is of no low order, or there were no `Statics`");
         self.macs.write(&mut message, now);
         self.attempt = Some(match self.attempt.take() {
             Some(attempt) => attempt.repeated(local, initiated, now),
@@ -321,7 +346,7 @@ impl Tunnel {
         message.to_vec()
     }
 
-    /// A receiver index that no session or initiation has: of these there are five at most.
+    /// A receiver index that no session or initiation has: of these there are six at most.
     fn next_index(&mut self) -> u32 {
         loop {
             self.last_number = self.last_number.wrapping_add(1);
@@ -714,6 +739,81 @@ pub(super) mod tests {
             }
         }
         assert_eq!((lost, handshakes), (0, 4), "at 121, 242, 363 and 484 s");
+    }
+
+    #[test]
+    fn on_a_slow_path_the_answer_to_the_first_of_two_initiations_makes_a_session_for_both() {
+        let (mut a, mut b) = pair();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (first, mut response, mut confirmation) = (a.initiate(at(0)), Vec::new(), Vec::new());
+        b.handle_handshake(&first, &mut response, at(600)).unwrap();
+        let second = a.initiate(at(1000));
+        a.handle_handshake(&response[0], &mut confirmation, at(1200)).unwrap();
+        b.handle_handshake(&second, &mut response, at(1600)).unwrap();
+        let mut out = [0; 256];
+        assert_eq!(b.open_into(&confirmation[0], &mut out, at(1800)), Ok(Opened::Keepalive));
+        let late = a.handle_handshake(&response[1], &mut confirmation, at(2200));
+        assert_eq!(late, Err(TunnelError::NoSession));
+        let data = a.seal_to_vec(&packet(40), at(2300)).unwrap();
+        assert!(b.open_into(&data, &mut out, at(2900)).is_ok());
+        let data = b.seal_to_vec(&packet(40), at(3000)).unwrap();
+        assert!(a.open_into(&data, &mut out, at(3600)).is_ok());
+    }
+
+    #[test]
+    fn nothing_under_way_is_lost_when_both_renew_at_once() {
+        let (mut a, mut b, now) = connected();
+        for _ in 0..5 {
+            let (from_a, from_b) = (a.initiate(now), b.initiate(now));
+            let under_way = [&mut a, &mut b].map(|t| t.seal_to_vec(&packet(40), now).unwrap());
+            let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
+            a.handle_handshake(&from_b, &mut to_b, now).unwrap();
+            b.handle_handshake(&from_a, &mut to_a, now).unwrap();
+            a.handle_handshake(&to_a[0], &mut to_b, now).unwrap();
+            b.handle_handshake(&to_b[0], &mut to_a, now).unwrap();
+            let mut out = [0; 256];
+            for late in [&to_b[1], &under_way[0]] {
+                assert!(b.open_into(late, &mut out, now).is_ok());
+            }
+            for late in [&to_a[1], &under_way[1]] {
+                assert!(a.open_into(late, &mut out, now).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_is_made_anew_still_knows_a_replay() {
+        let (mut a, mut b) = pair();
+        let now = Instant::now();
+        let initiation = a.initiate(now);
+        b.handle_handshake(&initiation, &mut Vec::new(), now).unwrap();
+        let mut again = pair().1;
+        again.resume(b.stamps());
+        let refused = again.handle_handshake(&initiation, &mut Vec::new(), now);
+        assert_eq!(refused, Err(TunnelError::Replayed));
+        assert!(again.handle_handshake(&a.initiate(now), &mut Vec::new(), now).is_ok());
+    }
+
+    #[test]
+    fn after_a_sleep_no_key_from_before_is_used() {
+        let (mut a, mut b, now) = connected();
+        let sealed = a.seal_to_vec(&packet(40), now).unwrap();
+        b.forget();
+        assert_eq!(b.open_into(&sealed, &mut [0; 256], now), Err(TunnelError::NoSession));
+        assert!(!b.has_session() && b.poll_timeout().is_none());
+        shake(&mut b, &mut a, now);
+    }
+
+    #[test]
+    fn a_renewal_that_the_peer_made_is_not_asked_for_again() {
+        let (mut a, mut b, start) = connected();
+        let now = start + Duration::from_secs(120);
+        a.seal_to_vec(&packet(40), now).unwrap();
+        shake(&mut b, &mut a, now);
+        let mut out = Vec::new();
+        a.handle_timeout(&mut out, now);
+        assert_eq!(out, Vec::<Vec<u8>>::new());
     }
 
     #[test]

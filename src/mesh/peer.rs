@@ -85,12 +85,22 @@ pub struct Peer {
     pub wanted_until: Instant,
     /// When to start a handshake if there is no session by then.
     pub handshake_at: Option<Instant>,
+    /// How long the answer to the next handshake is waited for.
+    patience: Duration,
     /// When members are asked to introduce it.
     pub asking: Asking,
     /// When it came into use.
     pub born: Instant,
     waiting: VecDeque<(Instant, Vec<u8>)>,
 }
+
+/// A handshake that was not answered on a path that was is tried again after this long, and then each
+/// time after twice as long. WireGuard's own 5 s would be most of the time a user waits for a join; and
+/// of initiations that follow each other faster than a round trip, none would be answered in time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest wait: below WireGuard's 5 s, so that the tunnel does not repeat as well.
+const LAST_RETRY: Duration = Duration::from_secs(4);
 
 /// What a peer is in use for; what counts for more comes later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,10 +145,23 @@ impl Peer {
             purpose: Purpose::Company,
             wanted_until: born,
             handshake_at: None,
+            patience: FIRST_RETRY,
             asking: Asking::start(born),
             born,
             waiting: VecDeque::new(),
         }
+    }
+
+    /// A handshake is to be started at `at`.
+    pub fn call_at(&mut self, at: Instant) {
+        self.handshake_at = Some(at);
+        self.patience = FIRST_RETRY;
+    }
+
+    /// A handshake was started; the next is due if this one is not answered.
+    pub fn note_called(&mut self, now: Instant) {
+        self.handshake_at = Some(now + self.patience);
+        self.patience = LAST_RETRY.min(2 * self.patience);
     }
 
     /// Whether this side ever starts a handshake: a guest's key only ever knocks.
@@ -172,10 +195,16 @@ impl Peer {
 
     /// Whether it is needed and reached, and has no session all the same.
     pub fn lacks_session(&self, now: Instant) -> bool {
-        self.initiates()
-            && self.need(now) > Need::None
-            && self.path.primary().is_some()
-            && !self.slot.tunnel.lock().has_session()
+        self.need(now) > Need::None && self.could_have_session()
+    }
+
+    /// Whether it is reached without a session, and no handshake is to come.
+    pub fn may_call(&self) -> bool {
+        self.handshake_at.is_none() && self.could_have_session()
+    }
+
+    fn could_have_session(&self) -> bool {
+        self.initiates() && self.path.primary().is_some() && !self.slot.tunnel.lock().has_session()
     }
 
     /// Whether a session and a path stand.

@@ -14,7 +14,7 @@ use super::peer::{Need, Peer, Purpose, Who, allowed_sources};
 use super::tags::Caller;
 use super::upkeep::WARM_EVERY;
 use super::*;
-use crate::forward::tunnel::{HandshakeOutcome, initiator_of};
+use crate::forward::tunnel::{HandshakeOutcome, TunnelError, initiator_of};
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::identity::{DeviceId, WgSecret};
 use crate::wire::classify::receiver_index;
@@ -22,10 +22,6 @@ use crate::wire::classify::receiver_index;
 /// The side that does not lead waits this long for the other's handshake before it starts its own:
 /// several round trips of a slow path, and still unnoticed by a user.
 pub(super) const FOLLOW_AFTER: Duration = Duration::from_millis(500);
-
-/// A handshake that was not answered on a path that was is tried again after this long. WireGuard's
-/// own 5 s would be most of the time a user waits for a join.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a peer that somebody asked for is kept without a sign of use.
 pub(super) const WANTED_FOR: Duration = Duration::from_secs(60);
@@ -75,6 +71,17 @@ impl Mesh {
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         let mut answers = Vec::new();
         let outcome = peer.slot.tunnel.lock().handle_handshake(bytes, &mut answers, now);
+        if outcome == Err(TunnelError::Replayed) && peer.may_call() {
+            // Perhaps its clock was set back: then it is we who can begin.
+            peer.call_at(now);
+            self.next_look(key, now);
+        }
+        let Some(peer) = self.peers.touch(key) else { return Ok(()) };
+        let endpoint = peer.slot.endpoint().filter(|endpoint| *endpoint != from);
+        if let (Ok(HandshakeOutcome::Established), Some(endpoint)) = (&outcome, endpoint) {
+            // The answer may have come by way of somebody who only passed it on.
+            self.transmit_all(endpoint, answers.clone());
+        }
         self.transmit_all(from, answers);
         if outcome.is_err() && new {
             // Whoever knows both public keys, as a removed device does, can name a member in an
@@ -223,7 +230,7 @@ impl Mesh {
                 let needed = peer.initiates() && !peer.slot.tunnel.lock().has_session();
                 let greets = device.is_some() && !needed && !peer.greeting.is_proven();
                 if needed && peer.handshake_at.is_none() {
-                    peer.handshake_at = Some(now + after);
+                    peer.call_at(now + after);
                     self.next_look(key, now + after);
                 }
                 if let Some(device) = device {
@@ -283,7 +290,7 @@ impl Mesh {
         }
         let payload = tunnel.initiate(now);
         drop(tunnel);
-        peer.handshake_at = Some(now + RETRY_AFTER);
+        peer.note_called(now);
         self.outputs.push_back(Output::Transmit(Transmit::new(endpoint, payload)));
     }
 

@@ -122,7 +122,7 @@ impl Mesh {
     pub(super) fn handle_peer_due(&mut self, key: PeerKey, now: Instant) {
         let Some(peer) = self.peers.touch(key) else { return };
         if peer.handshake_at.is_none() && peer.lacks_session(now) {
-            peer.handshake_at = Some(if peer.leads { now } else { now + FOLLOW_AFTER });
+            peer.call_at(if peer.leads { now } else { now + FOLLOW_AFTER });
         }
         if peer.handshake_at.is_some_and(|at| at <= now) {
             self.shake_hands(key, now);
@@ -225,6 +225,9 @@ impl Mesh {
     /// The host slept: sessions, mappings and addresses may all be gone.
     pub(super) fn handle_suspended(&mut self, now: Instant) {
         self.reach.suspect(now);
+        for peer in self.peers.iter() {
+            peer.slot.tunnel.lock().forget();
+        }
         self.restart_paths(now);
     }
 

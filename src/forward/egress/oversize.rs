@@ -14,7 +14,7 @@ use super::super::packet::Header;
 use super::super::segment::{Segments, VnetHeader};
 use super::super::slot::{Allowance, Limit, PeerSlot};
 use super::super::{DropReason, Shared, Upcall};
-use super::{MAX_WAITING, Outbox, Target};
+use super::{MAX_WAITING, Outbox, Target, tell_awake};
 
 /// The most answers of one turn; a host that needs another sends another packet.
 const MAX_ANSWERS: usize = 16;
@@ -166,14 +166,20 @@ fn seal_piece(
         let sealed_len = tunnel.sealed_len(piece.len());
         let mut room = outbox.buffer.reserve(to, ecn, sealed_len)?;
         let sealed = tunnel.seal_into(piece, &mut room, now);
-        Some(sealed.map(|_| room.commit()).map(|()| sealed_len))
+        let late = tunnel.is_overdue(now) || !slot.is_watched(now);
+        Some(sealed.map(|_| room.commit()).map(|()| (sealed_len, late)))
     };
     let sealed = seal(outbox).or_else(|| {
         outbox.send_on(send);
         seal(outbox)
     });
     match sealed.ok_or(DropReason::BadOffload)? {
-        Ok(sealed_len) => slot.count_sent(1, sealed_len, now),
+        Ok((sealed_len, late)) => {
+            slot.count_sent(1, sealed_len, now);
+            if late {
+                tell_awake(slot, shared, now);
+            }
+        }
         Err(TunnelError::NoSession | TunnelError::CounterLimit) => {
             let header = Header::parse(piece).ok_or(DropReason::MalformedPacket)?;
             wait(&header, piece, slot.may_wait(now), shared);

@@ -26,15 +26,16 @@ use crate::wire::classify::{COOKIE_REPLY_LEN, receiver_index, sender_index};
 /// Length of MAC1, of MAC2, and of a cookie.
 const MAC_LEN: usize = 16;
 
-/// How long a cookie is good (Cookie-Refresh-Time).
-const COOKIE_TIME: Duration = Duration::from_secs(120);
+/// How long a cookie is used: the peer takes it for 120 s (Cookie-Refresh-Time), less what a message
+/// may be under way.
+const COOKIE_TIME: Duration = Duration::from_secs(115);
 
 /// The MACs of the messages to one peer.
 pub(super) struct MacWriter {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
     cookie: Option<(Zeroizing<[u8; MAC_LEN]>, Instant)>,
-    /// The index and MAC1 of the last message: a cookie answers that.
+    /// The index and MAC1 of the last message: one cookie answers that.
     last: Option<(u32, [u8; MAC_LEN])>,
 }
 
@@ -71,7 +72,9 @@ impl MacWriter {
         let cipher = XChaCha20Poly1305::new(&Key::from(self.cookie_key));
         let cookie = cipher
             .decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: &mac1 })
+            .map(Zeroizing::new)
             .map_err(|_| TunnelError::NotAuthentic)?;
+        self.last = None;
         let cookie = cookie.as_slice().try_into().map_err(|_| TunnelError::Malformed)?;
         self.cookie = Some((Zeroizing::new(cookie), now));
         Ok(())

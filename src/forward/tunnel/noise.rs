@@ -67,7 +67,7 @@ pub(super) fn initiate(
     sender: u32,
     timestamp: Timestamp,
     ephemeral: WgSecret,
-) -> Option<([u8; INITIATION_LEN], Initiated)> {
+) -> Option<([u8; INITIATION_LEN], Box<Initiated>)> {
     let mut transcript = Transcript::with(&statics.remote);
     transcript.mix_ephemeral(&ephemeral.public());
     let key = transcript.mix_secret(&*ephemeral.agree(&statics.remote)?);
@@ -80,7 +80,7 @@ pub(super) fn initiate(
     message[8..40].copy_from_slice(&ephemeral.public().0);
     message[40..88].copy_from_slice(&name);
     message[88..116].copy_from_slice(&time);
-    Some((message, Initiated { transcript, ephemeral }))
+    Some((message, Box::new(Initiated { transcript, ephemeral })))
 }
 
 impl Initiated {

@@ -1,5 +1,5 @@
-//! Transport sessions: the keys of one handshake, and the three of them that a peer may have at a time
-//! (paper, sections 5.4.6 and 6).
+//! Transport sessions: the keys of one handshake, and those that a peer may have at a time (paper,
+//! sections 5.4.6 and 6).
 
 use std::time::{Duration, Instant};
 
@@ -118,81 +118,89 @@ impl Session {
     }
 }
 
-/// A peer's sessions.
+/// Sessions that a peer may have at a time: the one that seals, and of two that were renewed at once, or
+/// of handshakes that were repeated, those on which the peer may still send.
+const SESSIONS: usize = 4;
+
+/// A peer's sessions, the newest last.
+///
+/// That of our own handshake seals at once. That of the peer's handshake seals once the peer used it: until
+/// then the initiation may have been a replay, or the response lost. All open until they are rejected, or
+/// pushed out by newer ones, so nothing that is under way is lost when another takes over.
 #[derive(Default)]
 pub(super) struct Sessions {
-    /// Seals, and opens.
-    current: Option<Box<Session>>,
-    /// Opens what was under way when `current` took over.
-    previous: Option<Box<Session>>,
-    /// That of a handshake which the peer began. It seals once the peer used it: until then the initiation
-    /// may have been a replay, or the response lost.
-    next: Option<Box<Session>>,
+    #[expect(clippy::vec_box, reason = "keys do not move: a copy left behind would not be wiped")]
+    all: Vec<Box<Session>>,
+    /// The local index of the one that seals.
+    sealing: Option<u32>,
 }
 
 impl Sessions {
     /// Our own handshake was answered.
     pub(super) fn establish(&mut self, session: Box<Session>) {
-        self.previous = self.next.take().or_else(|| self.current.take());
-        self.current = Some(session);
+        let local = session.local;
+        self.offer(session);
+        self.sealing = Some(local);
     }
 
     /// We answered a handshake.
     pub(super) fn offer(&mut self, session: Box<Session>) {
-        self.previous = None;
-        self.next = Some(session);
+        if self.all.len() == SESSIONS {
+            let kept = self.sealing;
+            let oldest = self.all.iter().position(|session| Some(session.local) != kept);
+            self.all.remove(oldest.unwrap_or(0));
+        }
+        self.all.push(session);
     }
 
-    /// The peer used `local`; whether that made it the one that seals.
+    /// The peer used `local`; whether that made it the one that seals: an older one never does.
     pub(super) fn confirm(&mut self, local: u32) -> bool {
-        if self.next.as_ref().is_none_or(|next| next.local != local) {
+        if self.sealing == Some(local) {
             return false;
         }
-        self.previous = self.current.take();
-        self.current = self.next.take();
-        true
+        let place = |wanted| self.all.iter().position(|session| session.local == wanted);
+        let takes_over = place(local) > self.sealing.and_then(place);
+        if takes_over {
+            self.sealing = Some(local);
+        }
+        takes_over
     }
 
     /// The session that seals.
     pub(super) fn sealing(&mut self) -> Option<&mut Session> {
-        self.current.as_deref_mut()
+        self.receiving(self.sealing?)
     }
 
     /// The session that the peer addresses as `local`.
     pub(super) fn receiving(&mut self, local: u32) -> Option<&mut Session> {
-        let all = [&mut self.current, &mut self.next, &mut self.previous];
-        all.into_iter().flatten().find(|session| session.local == local).map(Box::as_mut)
+        self.all.iter_mut().rev().find(|session| session.local == local).map(Box::as_mut)
     }
 
     /// Whether one can seal.
     pub(super) fn can_seal(&self) -> bool {
-        self.current.is_some()
+        self.sealing.is_some()
     }
 
     /// When the one that seals was made.
     pub(super) fn born(&self) -> Option<Instant> {
-        self.current.as_ref().map(|session| session.born)
+        let sealing = self.sealing?;
+        self.all.iter().find(|session| session.local == sealing).map(|session| session.born)
     }
 
     /// Whether `local` is in use.
     pub(super) fn holds(&self, local: u32) -> bool {
-        self.all().any(|session| session.local == local)
+        self.all.iter().any(|session| session.local == local)
     }
 
     /// When the keys of the oldest go.
     pub(super) fn next_rejection(&self) -> Option<Instant> {
-        self.all().map(|session| session.rejected_at).min()
+        self.all.iter().map(|session| session.rejected_at).min()
     }
 
     /// Drops the keys that are too old.
     pub(super) fn reject_old(&mut self, now: Instant) {
-        for place in [&mut self.current, &mut self.previous, &mut self.next] {
-            place.take_if(|session| session.is_rejected(now));
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Session> {
-        [&self.current, &self.previous, &self.next].into_iter().flatten().map(Box::as_ref)
+        self.all.retain(|session| !session.is_rejected(now));
+        self.sealing = self.sealing.filter(|local| self.holds(*local));
     }
 }
 
@@ -239,27 +247,46 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_new_session_takes_over_and_the_one_before_still_opens() {
-        let now = Instant::now();
-        let mut sessions = Sessions::default();
-        sessions.establish(session(1, true, now));
-        sessions.offer(session(2, false, now));
-        assert_eq!(sessions.sealing().map(|session| session.local), Some(1));
-        assert!(!sessions.confirm(1) && sessions.confirm(2) && !sessions.confirm(2));
-        assert_eq!(sessions.sealing().map(|session| session.local), Some(2));
-        assert!(sessions.receiving(1).is_some());
-        sessions.establish(session(3, true, now));
-        assert!(sessions.receiving(1).is_none() && sessions.receiving(2).is_some());
+    fn sealing(sessions: &mut Sessions) -> Option<u32> {
+        sessions.sealing().map(|session| session.local)
     }
 
     #[test]
-    fn when_both_began_at_once_each_still_opens_what_the_other_seals() {
+    fn a_new_session_takes_over_once_it_is_used_and_those_before_still_open() {
         let now = Instant::now();
         let mut sessions = Sessions::default();
-        sessions.offer(session(2, false, now));
         sessions.establish(session(1, true, now));
-        assert_eq!(sessions.sealing().map(|session| session.local), Some(1));
-        assert!(sessions.receiving(2).is_some());
+        sessions.offer(session(2, false, now));
+        assert_eq!(sealing(&mut sessions), Some(1));
+        assert!(!sessions.confirm(1) && sessions.confirm(2) && !sessions.confirm(2));
+        assert_eq!(sealing(&mut sessions), Some(2));
+        assert!(!sessions.confirm(1), "an older one never takes over");
+        sessions.establish(session(3, true, now));
+        assert!(sessions.receiving(1).is_some() && sessions.receiving(2).is_some());
+    }
+
+    #[test]
+    fn the_peer_may_use_the_older_of_two_that_were_offered() {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        sessions.offer(session(1, false, now));
+        sessions.offer(session(2, false, now));
+        assert!(!sessions.can_seal() && sessions.confirm(1));
+        assert_eq!(sealing(&mut sessions), Some(1));
+        assert!(sessions.confirm(2));
+    }
+
+    #[test]
+    fn whoever_begins_ever_new_handshakes_pushes_out_all_but_the_one_that_seals() {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        sessions.establish(session(1, true, now));
+        for local in 2..100 {
+            sessions.offer(session(local, false, now));
+        }
+        assert_eq!((sealing(&mut sessions), sessions.all.len()), (Some(1), SESSIONS));
+        assert!(sessions.receiving(99).is_some() && sessions.receiving(96).is_none());
+        sessions.reject_old(now + REJECT_AFTER);
+        assert!(!sessions.can_seal() && sessions.next_rejection().is_none());
     }
 }

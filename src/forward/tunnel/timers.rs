@@ -57,6 +57,11 @@ impl Timers {
         self.renewal.get_or_insert(now);
     }
 
+    /// A new session seals.
+    pub(super) fn note_renewed(&mut self) {
+        self.renewal = None;
+    }
+
     /// An initiation goes out: whatever called for it is served.
     pub(super) fn note_initiated(&mut self) {
         (self.keepalive, self.silence, self.renewal) = (None, None, None);
@@ -88,14 +93,14 @@ impl Timers {
 pub(super) struct Attempt {
     started: Instant,
     sent: Instant,
-    newest: (u32, Initiated),
+    newest: (u32, Box<Initiated>),
     /// A late answer to the initiation before is as good.
-    before: Option<(u32, Initiated)>,
+    before: Option<(u32, Box<Initiated>)>,
 }
 
 impl Attempt {
     /// An attempt whose first initiation, under the index `local`, goes out now.
-    pub(super) fn new(local: u32, initiated: Initiated, now: Instant) -> Self {
+    pub(super) fn new(local: u32, initiated: Box<Initiated>, now: Instant) -> Self {
         Self { started: now, sent: now, newest: (local, initiated), before: None }
     }
 
@@ -105,14 +110,17 @@ impl Attempt {
     }
 
     /// The same attempt with another initiation.
-    pub(super) fn repeated(self, local: u32, initiated: Initiated, now: Instant) -> Self {
+    pub(super) fn repeated(self, local: u32, initiated: Box<Initiated>, now: Instant) -> Self {
         Self { sent: now, newest: (local, initiated), before: Some(self.newest), ..self }
     }
 
     /// The initiation under `local`.
     pub(super) fn initiation(&self, local: u32) -> Option<&Initiated> {
         let all = [Some(&self.newest), self.before.as_ref()];
-        all.into_iter().flatten().find(|(index, _)| *index == local).map(|(_, initiated)| initiated)
+        all.into_iter()
+            .flatten()
+            .find(|(index, _)| *index == local)
+            .map(|(_, initiated)| &**initiated)
     }
 
     /// When it is to be repeated, or given up.

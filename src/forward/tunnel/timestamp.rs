@@ -1,7 +1,8 @@
 //! TAI64N: when an initiation was made, so that it can be told from a replay (paper, section 5.1).
 //!
-//! Only the order matters. So a clock that is set back does no harm while the agent runs: each
-//! stamp of a tunnel is later than the one before.
+//! Only the order matters. So a clock that is set back does no harm while the agent runs: each stamp is
+//! later than the one before, also those of the next tunnel with the same device
+//! ([`Stamps`](super::Stamps)).
 
 use std::time::{Duration, SystemTime};
 
