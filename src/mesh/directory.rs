@@ -26,7 +26,9 @@
 
 mod book;
 mod found;
+mod keys;
 mod search;
+mod values;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -37,7 +39,8 @@ use rand::rngs::StdRng;
 use book::Book;
 pub use book::{MAX_DEVICES, Source};
 pub use found::Found;
-use search::{Chase, Keys, SEEK, Search, Target};
+use keys::Keys;
+use search::{Chase, SEEK, Search, Target};
 
 use super::cadence::Cadence;
 use super::event::{DhtInput, InterfaceSnapshot};
@@ -47,8 +50,8 @@ use crate::identity::DeviceId;
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    Bell, DhtKey, Epoch, MAX_SPONSORS, Meeting, NetworkSecret, Record, RecordError, Rendezvous,
-    Seat, SignedItem, decode_devices, encode_devices, is_future,
+    DhtKey, MAX_SPONSORS, NetworkSecret, RecordError, Rendezvous, Seat, decode_devices,
+    encode_devices,
 };
 
 /// How long the members at the other ends of this device's tunnels have to bring about a tunnel to
@@ -86,7 +89,7 @@ impl Directory {
     /// This device belongs to the network with this secret, which may replace an older one.
     pub fn set_network(&mut self, own: DeviceId, secret: NetworkSecret, now: Instant) {
         self.own = Some(own);
-        self.keys.secret = Some(secret);
+        self.keys.set_secret(secret);
         self.search.chases.remove(&Target::Device(own));
         self.stir(now);
     }
@@ -291,95 +294,14 @@ impl Directory {
     /// Keeps the doorbell among the targets while it is of use, and starts what is due.
     fn pump(&mut self, now: Instant) {
         self.last_now = now;
-        if (self.search.is_wanting() || self.lonely) && self.keys.secret.is_some() {
+        if (self.search.is_wanting() || self.lonely) && self.keys.has_secret() {
             self.search.add(Target::Bell, self.first_look(now));
         } else {
             self.search.chases.remove(&Target::Bell);
         }
         if self.state != DhtState::Off {
-            self.search.pump(&self.keys, now);
+            self.search.pump(&mut self.keys, now);
         }
-    }
-
-    fn take_value(&mut self, item: &SignedItem, now: Instant) {
-        let (target, epoch, first) = match self.search.flight(&item.key) {
-            Some(flight) => (flight.target, flight.epoch, !flight.hit),
-            // The publisher reads the doorbell too.
-            None => match self.keys.bell(now) {
-                Some((key, epoch)) if key == item.key => (Target::Bell, epoch, false),
-                _ => return,
-            },
-        };
-        let valid = match target {
-            Target::Device(device) => self.take_record(item, device, (epoch, first), now),
-            Target::Bell => self.take_bell(item, (epoch, first), now),
-            Target::Seat(invite, seat) => self.take_seat(item, invite, (seat, first), now),
-        };
-        if valid.is_none() {
-            tracing::debug!(seq = item.seq, "an item of the DHT was refused");
-        } else if let Some(flight) = self.search.flight(&item.key) {
-            flight.hit = true;
-        }
-    }
-
-    fn take_record(
-        &mut self,
-        item: &SignedItem,
-        device: DeviceId,
-        flight: (Epoch, bool),
-        now: Instant,
-    ) -> Option<()> {
-        let (epoch, first) = flight;
-        let unix = self.keys.wall?.at(now);
-        let record = Record::open(item, &device, self.keys.secret.as_ref()?, epoch, unix).ok()?;
-        let at = UnixTime(u64::try_from(record.seq()).ok()?);
-        let endpoints = &record.body().endpoints;
-        if self.book.accept(device, Source::Record, endpoints, at) || first {
-            self.tell(device, endpoints, Source::Record);
-        }
-        Some(())
-    }
-
-    fn take_bell(&mut self, item: &SignedItem, flight: (Epoch, bool), now: Instant) -> Option<()> {
-        let (epoch, first) = flight;
-        let unix = self.keys.wall?.at(now);
-        let bell = Bell::open(item, self.keys.secret.as_ref()?, epoch, unix).ok()?;
-        for ring in bell.rings() {
-            if Some(ring.device) == self.own {
-                continue;
-            }
-            let news = self.book.accept(ring.device, Source::Bell, &ring.endpoints, ring.at);
-            if news || (first && self.is_wanted(&ring.device)) {
-                self.tell(ring.device, &ring.endpoints, Source::Bell);
-            }
-        }
-        Some(())
-    }
-
-    fn take_seat(
-        &mut self,
-        item: &SignedItem,
-        invite: InviteId,
-        flight: (Seat, bool),
-        now: Instant,
-    ) -> Option<()> {
-        let (seat, first) = flight;
-        let meeting = Meeting::open(item, self.keys.invites.get(&invite)?, seat).ok()?;
-        let endpoints = self.book.triable(meeting.endpoints());
-        let chase = self.search.chases.get_mut(&Target::Seat(invite, seat))?;
-        let newer = meeting.seq() > chase.seat_seq;
-        if endpoints.is_empty() || !(newer || (first && meeting.seq() == chase.seat_seq)) {
-            return Some(());
-        }
-        // Everybody who holds the invite can write here. Nobody's word closes the ears for ever.
-        if !self.keys.wall.is_some_and(|wall| is_future(meeting.seq(), wall.at(now))) {
-            chase.seat_seq = meeting.seq();
-        }
-        self.events.push_back(match meeting.wg() {
-            Some(wg) => Found::Sponsor { invite, wg, endpoints },
-            None => Found::Joiner { invite, endpoints },
-        });
-        Some(())
     }
 
     fn tell(&mut self, device: DeviceId, endpoints: &[SocketAddr], source: Source) {

@@ -47,8 +47,8 @@ use crate::identity::{DeviceId, IdSecret, WgPublicKey};
 use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::wire::record::{
-    Bell, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, Rendezvous, Seat,
-    SignedItem, bell_epoch, bell_key, device_epoch, record_key,
+    Bell, BellKey, DhtKey, Epoch, NetworkSecret, Record, RecordBody, RecordError, RecordKey,
+    Rendezvous, Seat, SignedItem, device_epoch,
 };
 
 /// How often the record is stored where nothing changes, in seconds; nodes drop items after about
@@ -120,6 +120,7 @@ impl Publisher {
         let device = id.public();
         self.network = Some((id, device, secret));
         self.tried = None;
+        self.ringer.forget_key();
         self.stir(now);
     }
 
@@ -274,7 +275,7 @@ impl Publisher {
         self.store_record(unix, now);
         self.store_seats(unix, now);
         if self.network.is_some() && self.ringer.take_read(now) {
-            self.bell(now).into_iter().for_each(|(_, _, key)| self.outbox.read(key));
+            self.bell(now).into_iter().for_each(|(_, key)| self.outbox.read(key.dht()));
         }
     }
 
@@ -294,8 +295,8 @@ impl Publisher {
         self.tried = Some(time.epoch);
         self.record.begin(u32::try_from(epochs.len()).expect("one or two"), now);
         for epoch in epochs {
-            let key = record_key(device, secret, epoch).expect("an own key is a usable key");
-            let content = (&self.body, self.seqs.next(key, unix));
+            let key = RecordKey::new(device, secret, epoch).expect("an own key is a usable key");
+            let content = (&self.body, self.seqs.next(key.dht(), unix));
             let item = Record::seal(id, secret, epoch, content, self.rng.random());
             self.outbox.store(Job::Record, item);
         }
@@ -309,20 +310,18 @@ impl Publisher {
         }
     }
 
-    /// The time, the doorbell's epoch, and its key.
-    fn bell(&self, now: Instant) -> Option<(UnixTime, Epoch, DhtKey)> {
+    /// The time, and the doorbell's key.
+    fn bell(&mut self, now: Instant) -> Option<(UnixTime, BellKey)> {
         let (_, _, secret) = self.network.as_ref()?;
         let unix = self.wall?.at(now);
-        let epoch = bell_epoch(secret, unix).epoch;
-        Some((unix, epoch, bell_key(secret, epoch)))
+        Some((unix, self.ringer.key(secret, unix).clone()))
     }
 
     fn take_value(&mut self, item: &SignedItem, now: Instant) {
         self.seqs.see(item);
-        if let Some((unix, epoch, key)) = self.bell(now)
-            && key == item.key
-            && let Some((_, _, secret)) = &self.network
-            && let Ok(bell) = Bell::open(item, secret, epoch, unix)
+        if let Some((unix, key)) = self.bell(now)
+            && key.dht() == item.key
+            && let Ok(bell) = Bell::open(item, &key, unix)
         {
             self.ringer.see(&bell);
         }
@@ -330,13 +329,13 @@ impl Publisher {
 
     /// A look-up ended; where it was the doorbell's, this device may have to ring.
     fn end_reading(&mut self, done: DhtKey, now: Instant) {
-        let Some((unix, epoch, key)) = self.bell(now).filter(|_| self.can_store()) else { return };
-        let Some((_, device, secret)) = self.network.as_ref().filter(|_| key == done) else {
+        let Some((unix, key)) = self.bell(now).filter(|(_, key)| key.dht() == done) else { return };
+        let Some((_, device, secret)) = self.network.as_ref().filter(|_| self.can_store()) else {
             return;
         };
         let own = (*device, self.body.endpoints.as_slice());
         if let Some(draft) = self.ringer.end_reading(own, unix, now) {
-            let item = draft.seal(secret, epoch, unix, self.rng.random());
+            let item = draft.seal(secret, key.epoch(), unix, self.rng.random());
             self.outbox.store(Job::Bell, item);
         } else {
             self.ringer.follow_up(&mut self.rng, now);

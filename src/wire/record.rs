@@ -2,8 +2,8 @@
 //!
 //! Three things are stored, and a DHT node cannot tell them apart:
 //!
-//! * the [`Record`] of a device, under a blinded key only it can sign for ([`record_key`] computes
-//!   the public half): where it is, for the members;
+//! * the [`Record`] of a device, under a blinded key only it can sign for ([`RecordKey`] is the public
+//!   half): where it is, for the members;
 //! * the doorbell ([`Bell`]), under a key every member can write: who is awake and has no tunnel;
 //! * the rendezvous of an invite ([`Meeting`]), under keys from the invite: where the sponsors are
 //!   and where the joining device is, for each other.
@@ -33,14 +33,16 @@ mod rendezvous;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 
-pub use bell::{Bell, MAX_RINGERS, Ring, bell_epoch, bell_key};
-pub use body::{Record, RecordBody, device_epoch, record_key};
+pub use bell::{Bell, BellKey, MAX_RINGERS, Ring, bell_epoch};
+pub use body::{Record, RecordBody, RecordKey, device_epoch};
 pub use cache::{
     CachedDevice, MAX_CACHED_DEVICES, MAX_CACHED_SEQS, decode_devices, decode_seqs, encode_devices,
     encode_seqs,
 };
 pub use endpoints::{AddressKind, MAX_ENDPOINTS, acceptable};
 pub use rendezvous::{MAX_SPONSORS, Meeting, Rendezvous, Seat};
+
+use zeroize::Zeroizing;
 
 use crate::identity::blind::{DhtSecret, verify_dht};
 use crate::identity::kdf;
@@ -151,8 +153,8 @@ impl NetworkSecret {
     }
 
     /// The file form: generation 4 bytes, key 32 bytes.
-    pub fn encode(&self) -> zeroize::Zeroizing<Vec<u8>> {
-        zeroize::Zeroizing::new([self.generation.to_be_bytes().as_slice(), &self.key].concat())
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([self.generation.to_be_bytes().as_slice(), &self.key].concat())
     }
 
     /// Reads the file form.
@@ -223,6 +225,19 @@ impl EpochTime {
     }
 }
 
+/// The key under which items are stored, and the one that opens them.
+#[derive(Clone, PartialEq, Eq)]
+struct ItemKey {
+    public: DhtKey,
+    seal: Zeroizing<[u8; 32]>,
+}
+
+impl ItemKey {
+    fn new(public: DhtKey, shared: &[u8; 32]) -> Self {
+        Self { public, seal: seal_key(shared, &public.0) }
+    }
+}
+
 /// Seals `plain` (at most [`PLAIN_LEN`] bytes; padded with zeros) and signs the item.
 fn seal_item(
     secret: &DhtSecret,
@@ -235,7 +250,7 @@ fn seal_item(
     plain.resize(PLAIN_LEN, 0);
     let key = secret.public();
     let aad = aad(&key, seq);
-    let sealed = cipher(shared, &key)
+    let sealed = XChaCha20Poly1305::new(&Key::from(*seal_key(shared, &key)))
         .encrypt(&XNonce::from(nonce), Payload { msg: &plain, aad: &aad })
         .expect("600 bytes are no more than the cipher takes");
     let value = [nonce.as_slice(), &sealed].concat();
@@ -243,8 +258,8 @@ fn seal_item(
 }
 
 /// Checks and opens an item: its key, length, signature and seal, in this order.
-fn open_item(item: &SignedItem, key: DhtKey, shared: &[u8; 32]) -> Result<Vec<u8>, RecordError> {
-    if item.key != key {
+fn open_item(item: &SignedItem, key: &ItemKey) -> Result<Vec<u8>, RecordError> {
+    if item.key != key.public {
         return Err(RecordError::Key);
     }
     if item.value.len() != VALUE_LEN {
@@ -255,8 +270,8 @@ fn open_item(item: &SignedItem, key: DhtKey, shared: &[u8; 32]) -> Result<Vec<u8
     }
     let (nonce, sealed) = item.value.split_at(NONCE_LEN);
     let nonce = XNonce::try_from(nonce).map_err(|_| RecordError::Malformed)?;
-    let aad = aad(&key.0, item.seq);
-    cipher(shared, &key.0)
+    let aad = aad(&key.public.0, item.seq);
+    XChaCha20Poly1305::new(&Key::from(*key.seal))
         .decrypt(&nonce, Payload { msg: sealed, aad: &aad })
         .map_err(|_| RecordError::Seal)
 }
@@ -278,8 +293,8 @@ pub fn is_future(seq: i64, now: UnixTime) -> bool {
     u64::try_from(seq).is_ok_and(|seq| seq > now.0.saturating_add(MAX_AHEAD_SECS))
 }
 
-fn cipher(shared: &[u8; 32], key: &[u8; 32]) -> XChaCha20Poly1305 {
-    XChaCha20Poly1305::new(&Key::from(*kdf(shared, "dht seal", key)))
+fn seal_key(shared: &[u8; 32], key: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    kdf(shared, "dht seal", key)
 }
 
 fn aad(key: &[u8; 32], seq: i64) -> [u8; 40] {
@@ -331,7 +346,7 @@ mod tests {
     fn an_opened_item_is_what_was_sealed() {
         let item = seal_item(&secret(), &[2; 32], b"hello".to_vec(), 7, [3; NONCE_LEN]);
         assert_eq!(item.value.len(), VALUE_LEN);
-        let plain = open_item(&item, item.key, &[2; 32]).unwrap();
+        let plain = open_item(&item, &ItemKey::new(item.key, &[2; 32])).unwrap();
         assert_eq!(&plain[..5], b"hello");
         assert_eq!(plain.len(), PLAIN_LEN);
         assert!(plain[5..].iter().all(|byte| *byte == 0));
@@ -340,7 +355,8 @@ mod tests {
     #[test]
     fn hostile_items_are_refused_each_for_its_reason() {
         let item = seal_item(&secret(), &[2; 32], vec![1], 7, [3; NONCE_LEN]);
-        let open = |item: &SignedItem| open_item(item, DhtKey(secret().public()), &[2; 32]);
+        let key = ItemKey::new(DhtKey(secret().public()), &[2; 32]);
+        let open = |item: &SignedItem| open_item(item, &key);
 
         let other = seal_item(&DhtSecret::from_seed(&[9; 32]), &[2; 32], vec![], 7, [3; NONCE_LEN]);
         assert_eq!(open(&other), Err(RecordError::Key));
@@ -360,7 +376,7 @@ mod tests {
         assert_eq!(open(&garbage), Err(RecordError::Seal));
         let replayed = SignedItem::sign(&secret(), 8, item.value.clone());
         assert_eq!(open(&replayed), Err(RecordError::Seal));
-        assert_eq!(open_item(&item, item.key, &[4; 32]), Err(RecordError::Seal));
+        assert_eq!(open_item(&item, &ItemKey::new(item.key, &[4; 32])), Err(RecordError::Seal));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::*;
 use crate::identity::IdSecret;
 use crate::membership::UnixTime;
 use crate::mesh::event::PublishError;
-use crate::wire::record::{Epoch, NetworkSecret, Record, RecordBody, record_key};
+use crate::wire::record::{Epoch, NetworkSecret, Record, RecordBody, RecordKey};
 
 const LOCALHOST: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 const EPOCH: Epoch = Epoch(81915);
@@ -98,7 +98,7 @@ fn record(seq: i64, port: u16) -> SignedItem {
 
 #[test]
 fn the_target_of_the_documented_vector_is_the_crates() {
-    let key = record_key(&id().public(), &secret(), EPOCH).unwrap();
+    let key = RecordKey::new(&id().public(), &secret(), EPOCH).unwrap().dht();
     let target = MutableItem::target_from_key(&key.0, None);
     assert_eq!(target.to_string(), "2f45f3a91d608b6e1623b308aa8dcd84e5593b73");
 }
@@ -108,7 +108,8 @@ async fn a_blinded_record_is_stored_found_replaced_and_guarded() {
     let (_nodes, config) = network(10).await;
     let (writer, mut writes) = client(&config).await;
     let (reader, mut reads) = client(&config).await;
-    let key = record_key(&id().public(), &secret(), EPOCH).unwrap();
+    let opens = RecordKey::new(&id().public(), &secret(), EPOCH).unwrap();
+    let key = opens.dht();
     assert!(find(&reader, &mut reads, key).await.is_empty());
 
     let first = record(1_769_385_600, 1);
@@ -116,7 +117,7 @@ async fn a_blinded_record_is_stored_found_replaced_and_guarded() {
     let found = find(&reader, &mut reads, key).await;
     assert_eq!(found, std::slice::from_ref(&first));
     let now = UnixTime(1_769_385_600);
-    let opened = Record::open(&found[0], &id().public(), &secret(), EPOCH, now).unwrap();
+    let opened = Record::open(&found[0], &opens, now).unwrap();
     assert_eq!(opened.body().endpoints[0].port(), 1);
 
     let second = record(1_769_385_700, 2);

@@ -5,15 +5,11 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 
+use super::keys::Keys;
 use crate::identity::DeviceId;
-use crate::membership::UnixTime;
 use crate::membership::invite::InviteId;
 use crate::mesh::cadence::{Cadence, Plan};
-use crate::mesh::wall::Wall;
-use crate::wire::record::{
-    DhtKey, Epoch, EpochTime, NetworkSecret, Rendezvous, Seat, bell_epoch, bell_key, device_epoch,
-    record_key,
-};
+use crate::wire::record::{DhtKey, Epoch, Seat};
 
 /// The most look-ups under way: each asks some twenty nodes at once.
 pub(super) const MAX_IN_FLIGHT: usize = 4;
@@ -92,53 +88,6 @@ impl Chase {
     }
 }
 
-/// What keys are computed from.
-#[derive(Default)]
-pub(super) struct Keys {
-    pub(super) secret: Option<NetworkSecret>,
-    pub(super) wall: Option<Wall>,
-    pub(super) invites: BTreeMap<InviteId, Rendezvous>,
-}
-
-impl Keys {
-    /// What the wall clock shows; 1970 where nobody said.
-    pub(super) fn unix(&self, now: Instant) -> UnixTime {
-        self.wall.map_or(UnixTime::default(), |wall| wall.at(now))
-    }
-
-    /// Whether there is a key to look up; of members' items only once the time is known.
-    fn has_key(&self, target: &Target) -> bool {
-        matches!(target, Target::Seat(..)) || (self.secret.is_some() && self.wall.is_some())
-    }
-
-    /// The target's epoch; `None` for a seat, or where the network or the time is unknown.
-    fn epoch(&self, target: &Target, now: Instant) -> Option<EpochTime> {
-        let (secret, unix) = (self.secret.as_ref()?, self.wall?.at(now));
-        match target {
-            Target::Device(device) => Some(device_epoch(device, secret, unix)),
-            Target::Bell => Some(bell_epoch(secret, unix)),
-            Target::Seat(..) => None,
-        }
-    }
-
-    /// The doorbell's key.
-    pub(super) fn bell(&self, now: Instant) -> Option<(DhtKey, Epoch)> {
-        self.key(&Target::Bell, false, now)
-    }
-
-    fn key(&self, target: &Target, neighbour: bool, now: Instant) -> Option<(DhtKey, Epoch)> {
-        if let Target::Seat(invite, seat) = target {
-            return Some((self.invites.get(invite)?.seat_key(*seat), Epoch(0)));
-        }
-        let (time, secret) = (self.epoch(target, now)?, self.secret.as_ref()?);
-        let epoch = if neighbour { time.neighbour() } else { time.epoch };
-        match target {
-            Target::Device(device) => Some((record_key(device, secret, epoch)?, epoch)),
-            _ => Some((bell_key(secret, epoch), epoch)),
-        }
-    }
-}
-
 /// The targets and the look-ups under way.
 pub(super) struct Search {
     pub(super) chases: BTreeMap<Target, Chase>,
@@ -190,7 +139,7 @@ impl Search {
     }
 
     /// Starts what is due.
-    pub(super) fn pump(&mut self, keys: &Keys, now: Instant) {
+    pub(super) fn pump(&mut self, keys: &mut Keys, now: Instant) {
         loop {
             let free = self.flights.len() < MAX_IN_FLIGHT;
             self.next = if free { self.next_due(keys, now) } else { None };
@@ -249,7 +198,7 @@ impl Search {
             .map(|(at, _, target)| (at, target))
     }
 
-    fn start(&mut self, target: Target, keys: &Keys, now: Instant) {
+    fn start(&mut self, target: Target, keys: &mut Keys, now: Instant) {
         let Some(chase) = self.chases.get_mut(&target) else { return };
         if is_patient(&target, chase, now) {
             self.patient_from = now + PATIENT_SPACING;

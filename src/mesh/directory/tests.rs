@@ -6,7 +6,8 @@ use super::*;
 use crate::identity::{IdSecret, WgPublicKey};
 use crate::mesh::event::PublishError;
 use crate::wire::record::{
-    EPOCH_SECS, RecordBody, Ring, bell_epoch, bell_key, device_epoch, record_key,
+    Bell, BellKey, EPOCH_SECS, Epoch, Meeting, Record, RecordBody, RecordKey, Ring, SignedItem,
+    bell_epoch, device_epoch,
 };
 
 const UNIX: UnixTime = UnixTime(1_800_000_000);
@@ -52,7 +53,7 @@ fn epoch_of(number: u8) -> Epoch {
 }
 
 fn key_of(number: u8) -> DhtKey {
-    record_key(&id(number).public(), &secret(), epoch_of(number)).unwrap()
+    RecordKey::new(&id(number).public(), &secret(), epoch_of(number)).unwrap().dht()
 }
 
 fn record(number: u8, endpoints: &[&str], seq: u64) -> SignedItem {
@@ -67,7 +68,7 @@ fn bell(rings: Vec<Ring>, seq: u64) -> SignedItem {
 }
 
 fn the_bell() -> DhtKey {
-    bell_key(&secret(), bell_epoch(&secret(), UNIX).epoch)
+    BellKey::new(&secret(), bell_epoch(&secret(), UNIX).epoch).dht()
 }
 
 /// Runs until `end`, answering every look-up with nothing after 100 ms; how often each key was
@@ -237,7 +238,7 @@ fn a_record_missing_in_this_epoch_is_looked_for_in_the_neighbour() {
     let end = now + Duration::from_secs(2);
     let asked = run(&mut directory, &mut now, end);
     let neighbour = device_epoch(&device, &secret(), UNIX).neighbour();
-    let expected = record_key(&device, &secret(), neighbour).unwrap();
+    let expected = RecordKey::new(&device, &secret(), neighbour).unwrap().dht();
     assert!(asked.iter().any(|(_, key)| *key == expected));
     assert_eq!(neighbour.0.abs_diff(epoch_of(2).0), 1);
     const { assert!(EPOCH_SECS == 21_600) };

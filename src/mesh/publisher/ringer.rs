@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use crate::identity::DeviceId;
 use crate::membership::UnixTime;
 use crate::mesh::event::PublishError;
-use crate::wire::record::{Bell, Epoch, NetworkSecret, Ring, SignedItem};
+use crate::wire::record::{Bell, BellKey, Epoch, NetworkSecret, Ring, SignedItem, bell_epoch};
 
 /// How old the own ring may get, in seconds: a third of the age at which it is no longer believed.
 const RING_AGAIN_SECS: u64 = 600;
@@ -46,6 +46,8 @@ const MAX_CONFLICTS: u8 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Ringer {
     lonely: bool,
+    /// The doorbell's key of the epoch in which it was last asked for.
+    key: Option<BellKey>,
     /// What the look-up under way has shown.
     seen: Vec<Ring>,
     seqs: BTreeSet<i64>,
@@ -78,6 +80,18 @@ impl Ringer {
         if self.lonely {
             self.read_by(now + RING_GAP / 2);
         }
+    }
+
+    /// The doorbell's key at `unix`.
+    pub(super) fn key(&mut self, secret: &NetworkSecret, unix: UnixTime) -> &BellKey {
+        let epoch = bell_epoch(secret, unix).epoch;
+        let kept = self.key.take().filter(|key| key.epoch() == epoch);
+        self.key.insert(kept.unwrap_or_else(|| BellKey::new(secret, epoch)))
+    }
+
+    /// The network has another secret.
+    pub(super) fn forget_key(&mut self) {
+        self.key = None;
     }
 
     /// When the doorbell is to be read.

@@ -2,7 +2,7 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::mesh::directory::tests::{id, list, rv, secret};
-use crate::wire::record::{Meeting, Ring, VALUE_LEN};
+use crate::wire::record::{Meeting, Ring, VALUE_LEN, bell_epoch};
 
 const UNIX: UnixTime = UnixTime(1_799_992_800);
 const INVITE: InviteId = InviteId([4; 16]);
@@ -67,8 +67,12 @@ fn own_epoch(unix: UnixTime) -> crate::wire::record::EpochTime {
     device_epoch(&id(1).public(), &secret(), unix)
 }
 
+fn own_key(unix: UnixTime) -> RecordKey {
+    RecordKey::new(&id(1).public(), &secret(), own_epoch(unix).epoch).unwrap()
+}
+
 fn open(item: &SignedItem, unix: UnixTime) -> Record {
-    Record::open(item, &id(1).public(), &secret(), own_epoch(unix).epoch, unix).unwrap()
+    Record::open(item, &own_key(unix), unix).unwrap()
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn an_unchanged_record_is_stored_about_hourly_under_every_epoch() {
     for minute in 0..24 * 60 {
         let at = start + Duration::from_secs(minute * 60);
         let unix = UnixTime(UNIX.0 + minute * 60);
-        let key = record_key(&id(1).public(), &secret(), own_epoch(unix).epoch).unwrap();
+        let key = own_key(unix).dht();
         let fresh = stored.iter().any(|(when, item)| {
             item.key == key && *when <= at && at - *when <= Duration::from_secs(76 * 60)
         });
@@ -254,12 +258,12 @@ fn nothing_is_stored_while_the_dht_is_off_or_the_time_unknown() {
 
 fn bell_of(unix: UnixTime) -> (DhtKey, Epoch) {
     let epoch = bell_epoch(&secret(), unix).epoch;
-    (bell_key(&secret(), epoch), epoch)
+    (BellKey::new(&secret(), epoch).dht(), epoch)
 }
 
 fn rung(item: &SignedItem) -> Vec<DeviceId> {
     let (_, epoch) = bell_of(UNIX);
-    let bell = Bell::open(item, &secret(), epoch, UNIX).unwrap();
+    let bell = Bell::open(item, &BellKey::new(&secret(), epoch), UNIX).unwrap();
     bell.rings().iter().map(|ring| ring.device).collect()
 }
 

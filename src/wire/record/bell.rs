@@ -12,8 +12,8 @@
 use std::net::SocketAddr;
 
 use super::{
-    AddressKind, Epoch, EpochTime, NONCE_LEN, NetworkSecret, PLAIN_LEN, Reader, RecordError,
-    SignedItem, endpoints, is_future, open_item, seal_item,
+    AddressKind, Epoch, EpochTime, ItemKey, NONCE_LEN, NetworkSecret, PLAIN_LEN, Reader,
+    RecordError, SignedItem, endpoints, is_future, open_item, seal_item,
 };
 use crate::identity::blind::DhtSecret;
 use crate::identity::{DeviceId, kdf};
@@ -89,16 +89,11 @@ impl Bell {
         seal_item(&writer(secret, epoch), secret.key(), plain, seq, nonce)
     }
 
-    /// Checks and opens the doorbell of `epoch`; drops rings that are old or from the future. One that
+    /// Checks and opens the doorbell under `key`; drops rings that are old or from the future. One that
     /// is itself from the future, by its sequence number, is refused: whoever passed it would have to
     /// go on from there, up to the last number that there is.
-    pub fn open(
-        item: &SignedItem,
-        secret: &NetworkSecret,
-        epoch: Epoch,
-        now: UnixTime,
-    ) -> Result<Self, RecordError> {
-        let plain = open_item(item, bell_key(secret, epoch), secret.key())?;
+    pub fn open(item: &SignedItem, key: &BellKey, now: UnixTime) -> Result<Self, RecordError> {
+        let plain = open_item(item, &key.item)?;
         if is_future(item.seq, now) {
             return Err(RecordError::Future);
         }
@@ -118,9 +113,35 @@ impl Bell {
     }
 }
 
-/// The key of the doorbell of `epoch`.
-pub fn bell_key(secret: &NetworkSecret, epoch: Epoch) -> DhtKey {
-    DhtKey(writer(secret, epoch).public())
+/// The key of the doorbell in one epoch, and what opens it. Whoever needs it again keeps it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BellKey {
+    epoch: Epoch,
+    item: ItemKey,
+}
+
+impl BellKey {
+    /// The key in `epoch`.
+    pub fn new(secret: &NetworkSecret, epoch: Epoch) -> Self {
+        let public = DhtKey(writer(secret, epoch).public());
+        Self { epoch, item: ItemKey::new(public, secret.key()) }
+    }
+
+    /// Its epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What to look up.
+    pub fn dht(&self) -> DhtKey {
+        self.item.public
+    }
+}
+
+impl std::fmt::Debug for BellKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BellKey({}, [redacted])", self.epoch.0)
+    }
 }
 
 /// The doorbell's epoch at `now`.
@@ -189,6 +210,10 @@ mod tests {
         NetworkSecret::new(1, [0x42; 32])
     }
 
+    fn key(epoch: Epoch) -> BellKey {
+        BellKey::new(&knet(), epoch)
+    }
+
     fn ring(device: u8, age: u64) -> Ring {
         let endpoints = vec![format!("203.0.113.{device}:7").parse().unwrap()];
         Ring { device: DeviceId([device; 32]), at: UnixTime(NOW.0 - age), endpoints }
@@ -196,7 +221,7 @@ mod tests {
 
     fn round_trip(rings: Vec<Ring>) -> Vec<Ring> {
         let item = Bell::seal(&knet(), EPOCH, rings, 5, [0; NONCE_LEN]);
-        Bell::open(&item, &knet(), EPOCH, NOW).unwrap().rings().to_vec()
+        Bell::open(&item, &key(EPOCH), NOW).unwrap().rings().to_vec()
     }
 
     #[test]
@@ -234,7 +259,7 @@ mod tests {
         let secret = writer(&knet(), EPOCH);
         let open = |plain: Vec<u8>| {
             let item = seal_item(&secret, knet().key(), plain, 5, [0; NONCE_LEN]);
-            Bell::open(&item, &knet(), EPOCH, NOW)
+            Bell::open(&item, &key(EPOCH), NOW)
         };
         assert_eq!(open(vec![1, 9]), Err(RecordError::Malformed));
         assert_eq!(open(vec![2, 0]), Err(RecordError::Malformed));
@@ -243,6 +268,6 @@ mod tests {
         let empty = open(vec![1, 0]).unwrap();
         assert!(empty.rings().is_empty());
         let item = Bell::seal(&knet(), EPOCH, vec![], 5, [0; NONCE_LEN]);
-        assert_eq!(Bell::open(&item, &knet(), Epoch(10), NOW), Err(RecordError::Key));
+        assert_eq!(Bell::open(&item, &key(Epoch(10)), NOW), Err(RecordError::Key));
     }
 }

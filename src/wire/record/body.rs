@@ -8,8 +8,8 @@
 use std::net::SocketAddr;
 
 use super::{
-    DhtKey, Epoch, EpochTime, NONCE_LEN, NetworkSecret, Reader, RecordError, SignedItem, check_age,
-    endpoints, open_item, seal_item,
+    DhtKey, Epoch, EpochTime, ItemKey, NONCE_LEN, NetworkSecret, Reader, RecordError, SignedItem,
+    check_age, endpoints, open_item, seal_item,
 };
 use crate::identity::blind::{DhtSecret, blind_public};
 use crate::identity::{DeviceId, IdSecret, kdf};
@@ -56,18 +56,11 @@ impl Record {
         seal_item(&key, secret.key(), body.encode(), seq, nonce)
     }
 
-    /// Checks and opens the record of `device` under `epoch`.
-    pub fn open(
-        item: &SignedItem,
-        device: &DeviceId,
-        secret: &NetworkSecret,
-        epoch: Epoch,
-        now: UnixTime,
-    ) -> Result<Self, RecordError> {
-        let key = record_key(device, secret, epoch).ok_or(RecordError::Key)?;
-        let plain = open_item(item, key, secret.key())?;
+    /// Checks and opens the record under `key`.
+    pub fn open(item: &SignedItem, key: &RecordKey, now: UnixTime) -> Result<Self, RecordError> {
+        let plain = open_item(item, &key.item)?;
         check_age(item.seq, now)?;
-        Ok(Self { device: *device, seq: item.seq, body: RecordBody::decode(&plain)? })
+        Ok(Self { device: key.device, seq: item.seq, body: RecordBody::decode(&plain)? })
     }
 
     /// Whose it is.
@@ -114,9 +107,31 @@ impl RecordBody {
     }
 }
 
-/// The key under which `device` stores its record; `None` where the id is no usable key.
-pub fn record_key(device: &DeviceId, secret: &NetworkSecret, epoch: Epoch) -> Option<DhtKey> {
-    blind_public(device, &factor(device, secret, epoch)).map(DhtKey)
+/// The key under which a device stores its record in one epoch, and what opens it. Computing it takes
+/// as long as verifying a signature: whoever needs it again keeps it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RecordKey {
+    device: DeviceId,
+    item: ItemKey,
+}
+
+impl RecordKey {
+    /// The key of `device` in `epoch`; `None` where the id is no usable key.
+    pub fn new(device: &DeviceId, secret: &NetworkSecret, epoch: Epoch) -> Option<Self> {
+        let public = DhtKey(blind_public(device, &factor(device, secret, epoch))?);
+        Some(Self { device: *device, item: ItemKey::new(public, secret.key()) })
+    }
+
+    /// What to look up.
+    pub fn dht(&self) -> DhtKey {
+        self.item.public
+    }
+}
+
+impl std::fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RecordKey({:?}, [redacted])", self.device)
+    }
 }
 
 /// The epoch of `device` at `now`.
@@ -159,7 +174,11 @@ mod tests {
     }
 
     fn open(item: &SignedItem, now: u64) -> Result<Record, RecordError> {
-        Record::open(item, &id().public(), &knet(), Epoch(81915), UnixTime(now))
+        Record::open(item, &key(&id().public(), &knet(), 81915), UnixTime(now))
+    }
+
+    fn key(device: &DeviceId, secret: &NetworkSecret, epoch: u64) -> RecordKey {
+        RecordKey::new(device, secret, Epoch(epoch)).unwrap()
     }
 
     fn sealed(seq: u64) -> SignedItem {
@@ -175,8 +194,8 @@ mod tests {
             "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
         );
         let blinded = "039b778fa1180632674da4a428204b3dac96f83a3d975ef7b20ac713dc7e5e19";
-        let key = record_key(&device, &knet(), Epoch(81915)).unwrap();
-        assert_eq!(HEXLOWER.encode(&key.0), blinded);
+        let key = key(&device, &knet(), 81915);
+        assert_eq!(HEXLOWER.encode(&key.dht().0), blinded);
         let secret = DhtSecret::blinded(&id(), &factor(&device, &knet(), Epoch(81915)));
         assert_eq!(HEXLOWER.encode(&secret.public()), blinded);
         let signature = secret.sign(b"3:seqi1769385600e1:v3:abc");
@@ -200,14 +219,15 @@ mod tests {
     #[test]
     fn another_epoch_device_network_or_time_does_not_open_it() {
         let item = sealed(NOW.0);
-        let epoch = Epoch(81915);
-        let wrong_epoch = Record::open(&item, &id().public(), &knet(), Epoch(81916), NOW);
-        assert_eq!(wrong_epoch, Err(RecordError::Key));
+        let (device, foreign) = (id().public(), NetworkSecret::new(1, [0x43; 32]));
         let other = IdSecret::from_seed([1; 32]).public();
-        assert_eq!(Record::open(&item, &other, &knet(), epoch, NOW), Err(RecordError::Key));
-        let foreign = NetworkSecret::new(1, [0x43; 32]);
-        let opened = Record::open(&item, &id().public(), &foreign, epoch, NOW);
-        assert_eq!(opened, Err(RecordError::Key));
+        for wrong in [
+            key(&device, &knet(), 81916),
+            key(&other, &knet(), 81915),
+            key(&device, &foreign, 81915),
+        ] {
+            assert_eq!(Record::open(&item, &wrong, NOW), Err(RecordError::Key));
+        }
         assert_eq!(open(&item, NOW.0 + MAX_AGE_SECS + 1), Err(RecordError::Stale));
         assert_eq!(open(&item, NOW.0 - 7200), Err(RecordError::Future));
     }

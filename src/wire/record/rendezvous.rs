@@ -16,7 +16,9 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-use super::{DhtKey, NONCE_LEN, Reader, RecordError, SignedItem, endpoints, open_item, seal_item};
+use super::{
+    DhtKey, ItemKey, NONCE_LEN, Reader, RecordError, SignedItem, endpoints, open_item, seal_item,
+};
 use crate::identity::blind::DhtSecret;
 use crate::identity::{WgPublicKey, kdf};
 
@@ -119,7 +121,7 @@ impl Meeting {
 
     /// Checks and opens what `seat` tells.
     pub fn open(item: &SignedItem, rv: &Rendezvous, seat: Seat) -> Result<Self, RecordError> {
-        let plain = open_item(item, rv.seat_key(seat), rv.key())?;
+        let plain = open_item(item, &ItemKey::new(rv.seat_key(seat), rv.key()))?;
         let (wg, endpoints) = seat.decode(&plain)?;
         Ok(Self { seq: item.seq, wg, endpoints })
     }

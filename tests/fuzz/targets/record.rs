@@ -7,9 +7,9 @@ use ginnel::identity::blind::DhtSecret;
 use ginnel::identity::{DeviceId, IdSecret, kdf};
 use ginnel::membership::UnixTime;
 use ginnel::wire::record::{
-    AddressKind, Bell, DhtKey, Epoch, MAX_ENDPOINTS, MAX_RINGERS, Meeting, NONCE_LEN,
-    NetworkSecret, Record, RecordBody, Rendezvous, Ring, Seat, SignedItem, VALUE_LEN, acceptable,
-    bell_key,
+    AddressKind, Bell, BellKey, DhtKey, Epoch, MAX_ENDPOINTS, MAX_RINGERS, Meeting, NONCE_LEN,
+    NetworkSecret, Record, RecordBody, RecordKey, Rendezvous, Ring, Seat, SignedItem, VALUE_LEN,
+    acceptable,
 };
 
 use super::Source;
@@ -100,7 +100,8 @@ fn open(kind: Kind, item: &SignedItem) -> Option<()> {
     let now = UnixTime(NOW as u64);
     match kind {
         Kind::Record => {
-            let record = Record::open(item, &device().public(), &knet(), EPOCH, now).ok()?;
+            let key = RecordKey::new(&device().public(), &knet(), EPOCH)?;
+            let record = Record::open(item, &key, now).ok()?;
             let again = Record::seal(
                 &device(),
                 &knet(),
@@ -108,10 +109,10 @@ fn open(kind: Kind, item: &SignedItem) -> Option<()> {
                 (record.body(), record.seq()),
                 item.value[..NONCE_LEN].try_into().expect("a value starts with its nonce"),
             );
-            let again = Record::open(&again, &device().public(), &knet(), EPOCH, now);
+            let again = Record::open(&again, &key, now);
             assert_eq!(again.as_ref(), Ok(&record));
         }
-        Kind::Bell => drop(Bell::open(item, &knet(), EPOCH, now).ok()?),
+        Kind::Bell => drop(Bell::open(item, &BellKey::new(&knet(), EPOCH), now).ok()?),
         Kind::Meeting(seat) => drop(Meeting::open(item, &rv(), seat).ok()?),
     }
     Some(())
@@ -133,7 +134,7 @@ fn rv() -> Rendezvous {
 fn key_of(kind: Kind) -> DhtKey {
     match kind {
         Kind::Record => DhtKey(device().public().0),
-        Kind::Bell => bell_key(&knet(), EPOCH),
+        Kind::Bell => BellKey::new(&knet(), EPOCH).dht(),
         Kind::Meeting(seat) => rv().seat_key(seat),
     }
 }
