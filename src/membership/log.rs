@@ -21,6 +21,7 @@
 //! what to ask for. Inserting is O(log n), a digest O(authors + ops off the trunks).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +53,9 @@ pub struct Logs {
     root: Option<RootId>,
     /// Every admin that an op of root names, whether or not it counts.
     admins: BTreeSet<AdminId>,
-    ops: BTreeMap<Place, Verified<SignedOp>>,
+    /// By reference: half of a tree's nodes that was filled in order is empty, and copies of the logs
+    /// share what never changes.
+    ops: BTreeMap<Place, Arc<Verified<SignedOp>>>,
     places: HashMap<OpId, (Author, u64)>,
     logs: BTreeMap<Author, Log>,
     /// Critical ops of kinds this version does not know (R9).
@@ -202,19 +205,19 @@ impl Logs {
     pub fn after(&self, author: Author, from: u64) -> impl Iterator<Item = &Verified<SignedOp>> {
         let first = (author, from, OpId::NONE);
         let last = (author, u64::MAX, OpId([0xff; 32]));
-        self.ops.range(first..=last).map(|(_, op)| op)
+        self.ops.range(first..=last).map(|(_, op)| &**op)
     }
 
     /// Every op: root's first, then by author and sequence number. Inserted in this order into
     /// empty logs, every op is taken.
     pub fn iter(&self) -> impl Iterator<Item = &Verified<SignedOp>> {
-        self.ops.values()
+        self.ops.values().map(|op| &**op)
     }
 
     /// The op with this id.
     pub fn get(&self, id: OpId) -> Option<&Verified<SignedOp>> {
         let (author, seq) = *self.places.get(&id)?;
-        self.ops.get(&(author, seq, id))
+        self.ops.get(&(author, seq, id)).map(|op| &**op)
     }
 
     /// Whether the op with this id is held.
@@ -271,7 +274,7 @@ impl Logs {
     /// The ops at one place of a log, lowest id first.
     fn at(&self, author: Author, seq: u64) -> impl Iterator<Item = &Verified<SignedOp>> {
         let place = (author, seq, OpId::NONE)..=(author, seq, OpId([0xff; 32]));
-        self.ops.range(place).map(|(_, op)| op)
+        self.ops.range(place).map(|(_, op)| &**op)
     }
 
     fn off_trunk(&self, author: Author) -> impl Iterator<Item = &Verified<SignedOp>> {
@@ -333,7 +336,7 @@ impl Logs {
         }
         self.bytes += op.signed().wire_len();
         self.places.insert(id, (author, seq));
-        self.ops.insert((author, seq, id), op);
+        self.ops.insert((author, seq, id), Arc::new(op));
         self.logs.entry(author).or_default().len += 1;
         self.settle(author, seq);
     }
