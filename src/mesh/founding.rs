@@ -245,7 +245,7 @@ impl Mesh {
             beacons: Beacons::new(StdRng::from_seed(rng.random()), now),
             gossip,
             joins,
-            patience: super::neighbours::PATIENCE,
+            choice: Choice::start(&mut rng, now),
             derived: now,
             meeting: BTreeSet::new(),
             told_removed: BTreeSet::new(),

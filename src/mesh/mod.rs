@@ -84,7 +84,7 @@ mod upkeep;
 mod hostile;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -106,6 +106,7 @@ use join::{Joiner, Sponsor};
 use key::PeerKey;
 use lan::Beacons;
 use ledger::Ledger;
+use neighbours::Choice;
 use peers::Peers;
 use publisher::Publisher;
 use reach::Reachability;
@@ -131,8 +132,8 @@ pub struct Mesh {
     beacons: Beacons,
     gossip: Gossip,
     joins: Joins,
-    /// How long a neighbour may stay unreached.
-    patience: Duration,
+    /// How its neighbours are chosen.
+    choice: Choice,
     /// When the roster was last derived.
     derived: Instant,
     /// The invites at whose rendezvous this device waits.

@@ -8,16 +8,22 @@
 //! everybody over a few steps, also where many are missing. And whoever looks for a member knows who is
 //! likely to be connected to it: [introductions] are asked of those.
 //!
-//! The others are chosen at random among all, so that no choice of others decides who is heard: who
-//! can have devices admitted could place some of them beside another on every circle.
+//! The others are *strayed to*, so that no choice of others decides who is heard: who can have devices
+//! admitted could place some of them beside another on every circle. Each is a random one beside a
+//! random neighbour of one's own, which is connected to it and [introduces](introductions) it: neither
+//! has to be looked up. Now and then one of them is exchanged for one beside it. So each walks at random
+//! over the circles, and within a day may be any member at all.
 //!
-//! Where that fails, as most members are off or nobody says where they are, it goes by what it has: a
-//! device without any tunnel calls members of which it knows an address, to be introduced by them; and
-//! of the neighbours that were not reached half are replaced by members that are connected already.
+//! Where a neighbour is not reached, as most members are off or those beside do not introduce it, it goes
+//! by what it has: half of such neighbours are replaced by members that are connected already, the others
+//! by members at random among all, for which the DHT is asked: nobody can keep a device to those beside
+//! it by being silent, and islands that were parted find one another. A device without any tunnel calls
+//! members of which it knows an address, to be introduced by them.
 
 use std::time::{Duration, Instant};
 
-use rand::seq::IteratorRandom;
+use rand::RngExt;
+use rand::seq::{IteratorRandom, SliceRandom};
 
 use super::peer::{Peer, Purpose};
 use super::*;
@@ -28,26 +34,48 @@ use crate::identity::DeviceId;
 const NEIGHBOURS: usize = 12;
 
 /// Circles on which the agreed neighbours stand, two on each, by eight bytes of their ids: with eight
-/// a network of ten thousand is still one when half of it is off, and four are left to chance.
+/// a network of ten thousand is still one when half of it is off, and four stray.
 const RINGS: usize = 4;
 
 /// How often a device looks whether it has its neighbours.
 const NEIGHBOURS_EVERY: Duration = Duration::from_secs(30);
 
 /// A neighbour that was not reached for this long makes room for another member.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where most members are off, the next ones are mostly off too, and each is looked for eagerly at
 /// first: the patience doubles up to this. Who comes back calls by itself, or rings the doorbell.
 const MOST_PATIENCE: Duration = Duration::from_secs(3840);
 
+/// How often one that was strayed to is exchanged for one beside it. That takes five messages of each
+/// device and a handshake, which an idle device hardly exceeds in ten minutes; in a day every one of
+/// four has gone six steps, and has been anywhere in a network of ten thousand.
+const STRAY_EVERY: Duration = Duration::from_secs(3600);
+
 /// How long a device without tunnels keeps those it called by their old addresses: until the
 /// neighbours that it cannot reach were replaced.
 const NEEDED_AT_FIRST: Duration = Duration::from_secs(180);
 
+/// How the choice of neighbours goes.
+pub(super) struct Choice {
+    /// How long a neighbour may stay unreached.
+    patience: Duration,
+    /// When one is exchanged next.
+    stray_at: Instant,
+}
+
+impl Choice {
+    /// Begins to choose.
+    pub(super) fn start(rng: &mut StdRng, now: Instant) -> Self {
+        // Devices that start together shall not go on together.
+        let stray_at = now + STRAY_EVERY.mul_f64(rng.random());
+        Self { patience: PATIENCE, stray_at }
+    }
+}
+
 impl Mesh {
     /// Keeps [`NEIGHBOURS`] members connected, agreed ones first. Walks the peers in use, and the
-    /// members only where a neighbour is lacking.
+    /// members only where a neighbour is lacking or exchanged.
     pub(super) fn choose_neighbours(&mut self, now: Instant) {
         let again = Some((now + NEIGHBOURS_EVERY, "neighbours are chosen"));
         self.deadlines.set(Timer::Neighbours, again);
@@ -56,31 +84,39 @@ impl Mesh {
         }
         let neighbours = self.peers.iter().filter(|peer| peer.neighbour);
         let (hopeless, kept): (Vec<_>, Vec<_>) =
-            neighbours.partition(|peer| is_hopeless(peer, self.patience, now));
+            neighbours.partition(|peer| is_hopeless(peer, self.choice.patience, now));
         let all_connected = kept.iter().all(|peer| peer.is_connected());
         let missed: BTreeSet<_> = hopeless.iter().filter_map(|peer| peer.device()).collect();
         let hopeless: Vec<_> = hopeless.iter().map(|peer| peer.key).collect();
         let mut known: BTreeSet<_> = kept.into_iter().filter_map(Peer::device).collect();
         let lacking = NEIGHBOURS.saturating_sub(known.len());
         if hopeless.is_empty() && all_connected {
-            self.patience = PATIENCE;
+            self.choice.patience = PATIENCE;
         }
         if lacking == 0 {
-            return;
+            return self.exchange_one(&known, now);
         }
         let mut chosen = Vec::new();
         if !hopeless.is_empty() {
-            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+            self.choice.patience = (self.choice.patience * 2).min(MOST_PATIENCE);
             let connected = self.peers.iter().filter(|peer| peer.is_connected());
             let connected = connected.filter_map(Peer::device).filter(|at| !known.contains(at));
-            chosen = connected.sample(&mut self.rng, lacking.div_ceil(2));
+            // An odd one by lot: who calls with many devices must not take one place after the other.
+            let half = (lacking + self.rng.random_range(0..=1)) / 2;
+            chosen = connected.sample(&mut self.rng, half);
             known.extend(&chosen);
         }
         let agreed = self.beside(&self.me.identity.id.public());
         let agreed = agreed.into_iter().filter(|at| !known.contains(at) && !missed.contains(at));
         chosen.extend(agreed.take(lacking - chosen.len()));
         known.extend(&chosen);
-        chosen.extend(self.strangers(&known, lacking - chosen.len()));
+        // In a small network all are neighbours.
+        let all = self.ledger.roster().len() <= NEIGHBOURS + 1;
+        let rest = lacking - chosen.len();
+        chosen.extend(match all || !hopeless.is_empty() {
+            true => self.strangers(&known, rest),
+            false => self.stray_to(known, rest),
+        });
         if chosen.is_empty() {
             return;
         }
@@ -89,14 +125,61 @@ impl Mesh {
                 peer.neighbour = false;
             }
         }
-        for device in chosen {
-            if let Some(key) = self.bring_member(&device, Purpose::Roster, now)
-                && let Some(peer) = self.peers.touch(key)
-            {
-                peer.neighbour = true;
-            }
-        }
+        chosen.iter().for_each(|device| self.take_neighbour(device, now));
         self.call_acquaintances(now);
+    }
+
+    fn take_neighbour(&mut self, device: &DeviceId, now: Instant) {
+        if let Some(key) = self.bring_member(device, Purpose::Roster, now)
+            && let Some(peer) = self.peers.touch(key)
+        {
+            peer.neighbour = true;
+        }
+    }
+
+    /// Goes on, where it is time, from one of the neighbours that are not agreed to one beside it.
+    fn exchange_one(&mut self, known: &BTreeSet<DeviceId>, now: Instant) {
+        if now < self.choice.stray_at {
+            return;
+        }
+        self.choice.stray_at = now + STRAY_EVERY.mul_f64(self.rng.random_range(0.5..1.5));
+        let agreed = self.beside(&self.me.identity.id.public());
+        let strayed = self.connected_neighbours().into_iter().filter(|at| !agreed.contains(at));
+        let Some(old) = strayed.choose(&mut self.rng) else { return };
+        let Some(new) = self.stray(vec![old], known) else { return };
+        if let Some(peer) = self.peers.member(&old).and_then(|key| self.peers.touch(key)) {
+            peer.neighbour = false;
+        }
+        self.take_neighbour(&new, now);
+    }
+
+    /// So many members that the connected neighbours can introduce, and that are not among `known`.
+    fn stray_to(&mut self, mut known: BTreeSet<DeviceId>, count: usize) -> Vec<DeviceId> {
+        let guides = self.connected_neighbours();
+        let next = |_| {
+            let next = self.stray(guides.clone(), &known)?;
+            known.insert(next);
+            Some(next)
+        };
+        (0..count).filter_map(next).collect()
+    }
+
+    /// The neighbours that can introduce others. Whoever calls this device is none: it could call with
+    /// many devices.
+    fn connected_neighbours(&self) -> Vec<DeviceId> {
+        let chosen = self.peers.iter().filter(|peer| peer.neighbour);
+        let can = chosen.filter(|peer| peer.greeting.is_proven() && peer.is_connected());
+        can.filter_map(Peer::device).collect()
+    }
+
+    /// A member at random beside one of the `guides` at random that is not among `known`.
+    fn stray(&mut self, mut guides: Vec<DeviceId>, known: &BTreeSet<DeviceId>) -> Option<DeviceId> {
+        let this = self.me.identity.id.public();
+        guides.shuffle(&mut self.rng);
+        guides.into_iter().find_map(|guide| {
+            let beside = self.beside(&guide).into_iter();
+            beside.filter(|at| *at != this && !known.contains(at)).choose(&mut self.rng)
+        })
     }
 
     /// Without any tunnel, calls members that may be where they were. They are no neighbours: a
@@ -129,22 +212,25 @@ impl Mesh {
     }
 }
 
-/// Those of the `members` that have `this` for a neighbour as it has them.
-fn agreed(this: &DeviceId, members: impl Iterator<Item = DeviceId> + Clone) -> BTreeSet<DeviceId> {
-    let mut agreed = BTreeSet::new();
-    for ring in 0..RINGS {
-        // Ids are keys, in which every byte is as good as drawn by lot.
-        let place = |device: &DeviceId| {
-            u64::from_be_bytes(std::array::from_fn(|at| device.0[8 * ring + at]))
-        };
-        let own = place(this);
-        // The circle begins behind this member, so that the first and the last are beside it.
-        let others = members.clone().filter(|device| device != this);
-        let others = others.map(|device| (place(&device) <= own, place(&device), device));
-        let ends = [others.clone().min(), others.max()].into_iter().flatten();
-        agreed.extend(ends.map(|(_, _, device)| device));
+/// Those of the `members` that have `this` for a neighbour as it has them. One walk over them: they are
+/// looked through whenever anybody is looked for.
+fn agreed(this: &DeviceId, members: impl Iterator<Item = DeviceId>) -> BTreeSet<DeviceId> {
+    // Ids are keys, in which every byte is as good as drawn by lot.
+    let place = |ring: usize, device: &DeviceId| {
+        u64::from_be_bytes(std::array::from_fn(|at| device.0[8 * ring + at]))
+    };
+    let own: [u64; RINGS] = std::array::from_fn(|ring| place(ring, this));
+    let mut ends: [Option<[(u64, DeviceId); 2]>; RINGS] = [None; RINGS];
+    for device in members.filter(|device| device != this) {
+        for (ring, ends) in ends.iter_mut().enumerate() {
+            // The circle begins behind this member, so that the first and the last are beside it.
+            let way = place(ring, &device).wrapping_sub(own[ring]).wrapping_sub(1);
+            let at = (way, device);
+            let [first, last] = ends.unwrap_or([at, at]);
+            *ends = Some([first.min(at), last.max(at)]);
+        }
     }
-    agreed
+    ends.into_iter().flatten().flatten().map(|(_, device)| device).collect()
 }
 
 /// Whether a neighbour has not been reached for too long. One that answers checks is only between two

@@ -234,11 +234,11 @@ fn ten_minutes_from_a_cold_start_are_timed() {
     crowd.start(&mut world, |world, _| Some(world.net.site(NatKind::PORT_RESTRICTED)));
     println!("started after {:.1} CPU-s", (cpu_time() - begin).as_secs_f64());
     for minute in 1..=10 {
-        let before = world.tally;
+        let (before, asked) = (world.tally, world.dht.operations.lookups);
         world.run_for(Duration::from_secs(60));
-        let sent = world.tally - before;
+        let (sent, asked) = (world.tally - before, world.dht.operations.lookups - asked);
         let (took, held) = ((cpu_time() - begin).as_secs_f64(), live_bytes() >> 20);
-        println!("minute {minute}: {took:.1} CPU-s, {held} MiB, {sent:?}");
+        println!("minute {minute}: {took:.1} CPU-s, {held} MiB, {asked} look-ups, {sent:?}");
     }
     println!("{:.1} tunnels a device", tunnels(&world) / devices as f64);
 }

@@ -3,6 +3,7 @@
 //! Each scenario runs with a few dozen devices; `SIM_DEVICES=1000 cargo test --release --test sim
 //! many::` runs them at the size that is meant.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -136,6 +137,30 @@ fn a_crowd_that_knows_no_address_comes_together_through_the_dht() {
     let one_state = assert_one_state(&mut world);
     println!("connected after {connected:?}, one state {one_state:?} after a change");
     assert_reachable(&mut world);
+}
+
+/// The neighbours that are not agreed change now and then, and nobody is asked where the new ones are
+/// but who introduces them.
+#[test]
+fn a_settled_crowd_goes_on_meeting_new_members_without_the_dht() {
+    let mut world = settled(size(20), 31);
+    world.run_for(Duration::from_secs(120));
+    let lookups = world.dht.operations.lookups;
+    let of = |world: &World, device| connected(world, device).into_iter().map(|peer| peer.ipv6);
+    let watched = [DeviceNo(3), DeviceNo(9), DeviceNo(15)];
+    let mut met = watched.map(|device| of(&world, device).collect::<BTreeSet<_>>());
+    let first = met.clone().map(|met| met.len());
+    for _ in 0..40 {
+        world.run_for(Duration::from_secs(200));
+        assert!(lonely(&world).is_empty(), "{:?}", lonely(&world));
+        for (met, device) in met.iter_mut().zip(watched) {
+            met.extend(of(&world, device));
+        }
+    }
+    assert_eq!(world.dht.operations.lookups, lookups);
+    for (met, first) in met.iter().zip(first) {
+        assert!(met.len() > first, "{first} at first, {} in all", met.len());
+    }
 }
 
 /// Every second device loses its power at once and starts again.
