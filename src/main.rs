@@ -37,8 +37,7 @@ fn run_dht_node(args: DhtArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What libraries call an error or a warning and is none: sessions that end by themselves, and
-/// answers of the kernel that nobody waits for.
+/// What a library calls an error and is none: answers of the kernel that nobody waits for.
 const QUIET: &str = "netlink_proto=error";
 
 /// Logs to stderr; journald stamps its lines itself.

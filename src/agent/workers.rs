@@ -27,7 +27,7 @@
 //! save those that had no answer yet: the kernel spreads their first packets by their hash. Where two
 //! outward threads have packets for one peer, they take turns from the first packet sealed until it is
 //! sent ([`PeerSlot::order`](crate::forward::PeerSlot::order)), so that its datagrams leave in the
-//! order of their counters: the receiver's window of 1,024 would refuse what a thread that lost its
+//! order of their counters: the receiver's replay window would refuse what a thread that lost its
 //! core sends too late.
 //!
 //! Handshakes, STUN and whatever strangers send come to a socket pair of their own, and to a thread

@@ -48,7 +48,7 @@ pub struct Egress {
     vnet: bool,
     outbox: Outbox,
     detour: Detour,
-    /// The frame that is being handled, and behind it room for padding.
+    /// The frame that is being handled.
     frame: Box<[u8]>,
 }
 

@@ -11,7 +11,7 @@
 //!
 //! The session layer is our own, and not boringtun's, for three reasons: its keys are private, and so
 //! out of reach of the [`aead`](super::aead) that makes the data plane fast; it reads the clock, where
-//! everything here is told the time; and it leaves out padding, Reject-After-Messages and a window that
+//! everything here but a handshake's timestamp is told the time; and it leaves out padding, Reject-After-Messages and a window that
 //! several queues need. That both speak one protocol is tested: with boringtun beside this file, with
 //! wireguard-go in namespaces. boringtun still judges who needs a cookie ([`mac`]).
 //!
@@ -121,7 +121,8 @@ impl Tunnel {
 
     /// Goes on where an earlier tunnel with this device was.
     pub fn resume(&mut self, stamps: Stamps) {
-        self.stamps = stamps;
+        self.stamps.sent = self.stamps.sent.max(stamps.sent);
+        self.stamps.received = self.stamps.received.max(stamps.received);
     }
 
     /// Drops all keys: the host slept, and [`Instant`] does not say for how long.

@@ -45,6 +45,7 @@ impl Mesh {
             self.forbid(&caller(member), now);
             self.directory.forget(&member.id, now);
             self.reach.forget_observer(&member.id, now);
+            self.peers.forget(&member.id);
         }
         for member in &changes.altered {
             self.member_altered(member, now);

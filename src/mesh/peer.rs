@@ -96,7 +96,7 @@ pub struct Peer {
 
 /// A handshake that was not answered on a path that was is tried again after this long, and then each
 /// time after twice as long. WireGuard's own 5 s would be most of the time a user waits for a join; and
-/// of initiations that follow each other faster than a round trip, none would be answered in time.
+/// an answer has to come before the second initiation after the one that it answers.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// The longest wait: below WireGuard's 5 s, so that the tunnel does not repeat as well.

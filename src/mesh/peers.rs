@@ -9,9 +9,8 @@ use crate::forward::SlotIndex;
 use crate::forward::tunnel::Stamps;
 use crate::identity::DeviceId;
 
-/// What is kept of a member out of use: what it may say before it proved itself, the introductions that
-/// it may ask for or bring, and which handshakes of it are replays.
-type Kept = (Inflow, Bucket, Stamps);
+/// What a member may say before it proved itself, and the introductions that it may ask for or bring.
+type Allowances = (Inflow, Bucket);
 
 /// Slot numbers have 24 bits: they are the upper part of WireGuard's receiver indices.
 const SLOT_NUMBERS: u32 = 1 << 24;
@@ -25,8 +24,10 @@ pub const MAX_PEERS: usize = 1024;
 pub struct Peers {
     by_key: BTreeMap<PeerKey, Peer>,
     by_who: BTreeMap<Who, BTreeSet<PeerKey>>,
-    /// Of members out of use.
-    left: Left<Kept>,
+    /// What members may still say and have introduced that are out of use.
+    left: Left<Allowances>,
+    /// Which handshakes of members out of use are replays; of as many as there are members.
+    stamps: BTreeMap<DeviceId, Stamps>,
     last_number: u32,
     /// Peers of which queued work has not been fetched yet.
     touched: BTreeSet<PeerKey>,
@@ -64,10 +65,11 @@ impl Peers {
     /// A peer comes into use. What a member may cost goes on from where it was, and what it sent stays
     /// sent.
     pub fn insert(&mut self, mut peer: Peer) {
-        if let Some(kept) = peer.device().and_then(|device| self.left.take(&device)) {
-            let stamps;
-            (peer.inflow, peer.introductions, stamps) = kept;
-            peer.slot.tunnel.lock().resume(stamps);
+        if let Some(left) = peer.device().and_then(|device| self.left.take(&device)) {
+            (peer.inflow, peer.introductions) = left;
+        }
+        if let Some(stamps) = peer.device().and_then(|device| self.stamps.get(&device)) {
+            peer.slot.tunnel.lock().resume(*stamps);
         }
         self.by_who.entry(peer.who).or_default().insert(peer.key);
         self.touched.insert(peer.key);
@@ -87,10 +89,15 @@ impl Peers {
         self.touched.remove(&key);
         self.slots_changed = true;
         if let Some(device) = peer.device() {
-            let stamps = peer.slot.tunnel.lock().stamps();
-            self.left.keep(device, (peer.inflow.clone(), peer.introductions, stamps));
+            self.left.keep(device, (peer.inflow.clone(), peer.introductions));
+            self.stamps.insert(device, peer.slot.tunnel.lock().stamps());
         }
         Some(peer)
+    }
+
+    /// The member is none any more.
+    pub fn forget(&mut self, device: &DeviceId) {
+        self.stamps.remove(device);
     }
 
     /// A path check of this peer leaves: a STUN message, with its transaction at bytes 8 to 20.

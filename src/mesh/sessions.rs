@@ -80,7 +80,8 @@ impl Mesh {
         let endpoint = peer.slot.endpoint().filter(|endpoint| *endpoint != from);
         if let (Ok(HandshakeOutcome::Established), Some(endpoint)) = (&outcome, endpoint) {
             // The answer may have come by way of somebody who only passed it on.
-            self.transmit_all(endpoint, answers.clone());
+            let confirmation = peer.slot.tunnel.lock().seal_to_vec(&[], now);
+            self.transmit_all(endpoint, confirmation.into_iter().collect());
         }
         self.transmit_all(from, answers);
         if outcome.is_err() && new {
@@ -116,8 +117,12 @@ impl Mesh {
         } else {
             // It may have been looked for in vain for long, and ever more patiently.
             peer.asking.renew(now);
-            self.seek_introduction(key, now);
-            self.next_look(key, now + WARM_EVERY);
+            if peer.may_call() {
+                self.handle_peer_due(key, now);
+            } else {
+                self.seek_introduction(key, now);
+                self.next_look(key, now + WARM_EVERY);
+            }
         }
         Ok(())
     }

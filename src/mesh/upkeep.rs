@@ -227,7 +227,9 @@ impl Mesh {
         self.reach.suspect(now);
         for peer in self.peers.iter() {
             peer.slot.tunnel.lock().forget();
+            self.deadlines.set(Timer::Peer(peer.key), Some((now, "the host slept")));
         }
+        self.connections_changed(now);
         self.restart_paths(now);
     }
 

@@ -168,6 +168,13 @@ impl World {
         self.settle(device);
     }
 
+    /// The device's host woke from a sleep.
+    pub fn woke(&mut self, device: DeviceNo) {
+        let (node, now) = self.on(device);
+        node.input(Input::Suspended, now);
+        self.settle(device);
+    }
+
     /// The wall clock of a device is wrong by so many seconds from now on.
     pub fn set_clock(&mut self, device: DeviceNo, wrong_by: i64) {
         self.nodes[device.0].clock = wrong_by;

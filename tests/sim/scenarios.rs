@@ -67,6 +67,28 @@ pub fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, mark: u8, limit:
 }
 
 /// ```text
+///   a ── NAT ── Internet ── NAT ── b (sleeps)
+/// ```
+#[test]
+fn whoever_slept_has_new_sessions_at_once_with_packets_to_send_or_without() {
+    for (seed, sends) in [(1, true), (2, false), (3, true), (4, false)] {
+        let (mut world, a, b) = two(seed);
+        assert!(reaches(&mut world, b, a, 1, Duration::from_secs(5)));
+        world.run_for(Duration::from_secs(40));
+        world.woke(b);
+        assert_eq!(connected(&world, b), 0, "the keys are gone");
+        for _ in 0..8 {
+            if sends {
+                world.send_between(b, a, 2);
+            }
+            world.run_for(Duration::from_millis(250));
+        }
+        assert_eq!(connected(&world, b), 1, "seed {seed}");
+        assert!(reaches(&mut world, a, b, 3, Duration::from_secs(1)));
+    }
+}
+
+/// ```text
 ///   a ── NAT ──┐              ┌── NAT ── b
 ///              └── Internet ──┘
 /// ```

@@ -5,7 +5,7 @@
 //! | an initiation without an answer | another, each 5 s (Rekey-Timeout), for 90 s (Rekey-Attempt-Time) |
 //! | data that came in, and nothing sent since | a keepalive, 10 s later (Keepalive-Timeout) |
 //! | data sent, and nothing authentic since | a handshake, 15 s later |
-//! | a packet on a session that is old | a handshake, at once, if the session was ours |
+//! | a packet on a session that is old | a handshake, at once, by whoever began the session |
 //! | 180 s of a session | its keys go (Reject-After-Time) |
 //!
 //! No data, no deadline but the last: an idle tunnel costs nothing, and a session is not renewed for its

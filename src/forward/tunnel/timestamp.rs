@@ -22,8 +22,9 @@ pub(super) struct Timestamp {
 impl Timestamp {
     /// What the wall clock shows, or the least that is later than `last`.
     ///
-    /// The one clock that is read in the pure layers: a second's fraction counts, as an agent that
-    /// was killed is back within the second, and no event brings that.
+    /// The one clock that our code reads in the pure layers (boringtun's rate limiter reads one too): a
+    /// second's fraction counts, as an agent that was killed is back within the second, and no event
+    /// brings that.
     #[expect(clippy::disallowed_methods, reason = "the wall clock decides nothing here but order")]
     pub(super) fn after(last: Self) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

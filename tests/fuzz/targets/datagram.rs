@@ -31,9 +31,8 @@ use ginnel::wire::stun::Envelope;
 use super::packets::build;
 use super::{Source, messages, said};
 
-/// Inputs after which the sessions are made anew: boringtun counts a session's 180 s by the real
-/// clock, and the slowest build runs a thousand inputs a second.
-const SESSION_INPUTS: u32 = 50_000;
+/// Inputs after which the sessions are made anew: a hundred seconds of [`STEP`]s, before one is old.
+const SESSION_INPUTS: u32 = 20_000;
 
 /// How far the time moves with each input: some handshakes are within their rate, some are not.
 const STEP: Duration = Duration::from_millis(5);

@@ -30,8 +30,8 @@ const RUN: usize = 32;
 const WINDOW: u64 = 3 * RUN as u64;
 /// How long the sender sleeps while that many are.
 const PAUSE: Duration = Duration::from_micros(100);
-/// What did not arrive after this long is lost.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// What did not arrive after this long is lost; a busy machine lets nobody run for half of that.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What came of it.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ fn receive(
         }
         let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
         let wait = if total.is_some() { PATIENCE } else { PATIENCE / 10 };
-        let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         if poll(&mut fds, Some(&wait))? == 0 {
             if total.is_some() {
                 return Ok(received);
