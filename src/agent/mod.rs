@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 
 use crate::api;
 use crate::config::{Config, HostPort};
-use crate::forward::Upcall;
+use crate::forward::{Upcall, aead};
 use crate::identity::NetworkId;
 use crate::io::clock::{self, ClockWatch, Discontinuity};
 use crate::io::store::Store;
@@ -166,7 +166,7 @@ impl Agent {
     /// The loop. Returns when the agent shall stop, with everything tidied up.
     async fn run(&mut self) {
         notify_ready();
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), cipher = aead::backend(), "ready");
         let mut watchdog = watchdog();
         let mut clocks = tokio::time::interval(CLOCK_EVERY);
         let (mut terminate, mut interrupt) =
