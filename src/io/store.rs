@@ -177,7 +177,15 @@ impl NetworkFile {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Store {
+    /// Closing the file would do, were there no child that was forked and has not yet called `exec`:
+    /// it still has a copy, and with that the lock.
+    fn drop(&mut self) {
+        self.lock.unlock().ok();
+    }
 }
 
 impl Store {
@@ -193,7 +201,7 @@ impl Store {
         for folder in ["networks", "trash"] {
             file::make_folder(&root.join(folder))?;
         }
-        let store = Self { root: root.to_owned(), _lock: lock };
+        let store = Self { root: root.to_owned(), lock };
         file::remove_temporaries(root)?;
         for entry in file::list(&store.root.join("trash"))? {
             file::shred(&entry)?;
@@ -450,6 +458,15 @@ mod tests {
         );
         assert!(error.to_string().contains(&format!("process {}", std::process::id())));
         drop(first);
+        Store::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_state_that_was_let_go_is_free_though_a_forked_child_has_a_copy_of_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let _copy_of_a_child = store.lock.try_clone().unwrap();
+        drop(store);
         Store::open(folder.path()).unwrap();
     }
 
