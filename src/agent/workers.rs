@@ -47,6 +47,7 @@
 
 mod inward;
 mod outward;
+mod sieve;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -58,6 +59,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, Timespec, eventfd, poll};
 
+use self::sieve::Sieve;
 use super::upcalls::UpcallSender;
 use crate::forward::coalesce::Merge;
 use crate::forward::{DropCounters, ForwardingTable, HandshakeGuard, Upcalls};
@@ -87,6 +89,7 @@ struct Plane {
     drops: DropCounters,
     device: ArcSwapOption<Device>,
     upcalls: UpcallSender,
+    sieve: Sieve,
 }
 
 /// The interface, while it is on.
@@ -126,6 +129,7 @@ impl Workers {
             drops: DropCounters::default(),
             device: ArcSwapOption::empty(),
             upcalls,
+            sieve: Sieve::default(),
         });
         let mut workers = Self { plane, inward: Vec::new(), outward: Vec::new() };
         for index in 0..queues {
@@ -144,6 +148,14 @@ impl Workers {
     /// Packets go by this table from now on.
     pub fn set_table(&self, table: Arc<ForwardingTable>) {
         self.plane.table.store(table);
+    }
+
+    /// To be called before a datagram of the mesh leaves: what answers it will be received, in a flood
+    /// too.
+    pub fn before_a_question(&self) {
+        if let Some(gate) = self.plane.port.gate() {
+            self.plane.sieve.follow(gate, self.plane.table.load().expected());
+        }
     }
 
     /// What was dropped, and why.
@@ -391,18 +403,20 @@ mod tests {
         }
     }
 
+    /// Path checks with the tags that they bear.
+    fn checks<const N: usize>(numbers: [u8; N]) -> [(CheckTag, Vec<u8>); N] {
+        let (own, peer) = (WgSecret::from_bytes([8; 32]), WgSecret::from_bytes([9; 32]).public());
+        let key = CheckKey::derive(&own, &peer).unwrap();
+        numbers.map(|number| {
+            let (tag, transaction) = (CheckTag([number; 8]), TransactionId::new([number; 12]));
+            (tag, CheckRequest { transaction, tag }.encode(&key))
+        })
+    }
+
     #[test]
     fn strangers_who_flood_are_not_received_and_whoever_becomes_known_is_heard() {
         let (a, mut b) = (Side::new(1, 2, 64), Side::new(2, 1, 64));
-        let key = CheckKey::derive(
-            &WgSecret::from_bytes([8; 32]),
-            &WgSecret::from_bytes([9; 32]).public(),
-        );
-        let [stranger, known, new] = [1, 2, 3].map(|number| {
-            let tag = CheckTag([number; 8]);
-            let transaction = TransactionId::new([number; 12]);
-            (tag, CheckRequest { transaction, tag }.encode(key.as_ref().unwrap()))
-        });
+        let [stranger, known, new] = checks([1, 2, 3]);
         let expected = Arc::new(ExpectedStun::default());
         expected.extend([known.0]);
         expected.set_complete(true);
@@ -432,6 +446,42 @@ mod tests {
             assert!(clock::now() < deadline, "the new one is not heard");
             a.send(&b, &new.1);
             thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_is_sifted_but_for_those_who_were_asked_until_it_is_over() {
+        let (a, mut b) = (Side::new(1, 2, 64), Side::new(2, 1, 64));
+        let [(tag, check)] = checks([1]);
+        let expected = Arc::new(ExpectedStun::default());
+        expected.extend([tag]);
+        expected.set_complete(true);
+        let table = ForwardingTable::new([b.slot.clone()]).with_expected(expected.clone());
+        b.workers.set_table(Arc::new(table));
+        let deadline = clock::now() + Duration::from_secs(60);
+        // Of so many, told by a check that comes behind them.
+        let received = |b: &mut Side, sent: usize| {
+            let count = |b: &Side| b.workers.drops().get(DropReason::WrongMac);
+            let before = count(b);
+            (0..sent).for_each(|_| a.send(b, &[&[1, 0, 0, 0][..], &[7; 144]].concat()));
+            a.send(b, &check);
+            assert!(matches!(b.next(), Upcall::Datagram { bytes, .. } if bytes == check));
+            count(b) - before
+        };
+        while received(&mut b, 100) > 10 {
+            assert!(clock::now() < deadline, "it is not sifted");
+        }
+        let other = std::net::UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+        expected.expect_answer(TransactionId::new([1; 12]), other.local_addr().unwrap().ip());
+        b.workers.before_a_question();
+        for _ in 0..5 {
+            let initiation = a.slot.tunnel.lock().initiate(clock::now());
+            other.send_to(&initiation, b.address()).unwrap();
+            assert!(matches!(b.next(), Upcall::Handshake { bytes, .. } if bytes == initiation));
+        }
+        while received(&mut b, 10) < 10 {
+            assert!(clock::now() < deadline, "it is still sifted");
+            thread::sleep(Duration::from_millis(100));
         }
     }
 

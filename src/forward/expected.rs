@@ -1,10 +1,15 @@
-//! Which STUN messages `mesh` wants to see.
+//! Which STUN messages `mesh` wants to see, and from whom it expects anything.
 //!
 //! A check names its pair of devices by a tag, and an answer its question by a transaction; anybody
-//! can make up either. `mesh` knows all tags that mean somebody and what it asked, and leaves both
-//! here, so that what strangers send costs a look-up where it arrives, and wakes nobody.
+//! can make up either. `mesh` knows all tags that mean somebody and what it asked whom, and leaves
+//! both here, so that what strangers send costs a look-up where it arrives, and wakes nobody.
+//!
+//! Whoever shakes hands was asked before, as every path is checked from both its ends. So in a flood
+//! handshakes too can be told by where they come from ([`Known`]).
 
 use std::collections::HashSet;
+use std::hash::Hash;
+use std::net::IpAddr;
 
 use parking_lot::RwLock;
 
@@ -15,8 +20,12 @@ use crate::wire::stun::{CheckTag, Envelope, TransactionId};
 /// are all looked for at once send fewer while an answer is on its way.
 const QUESTIONS: usize = 2048;
 
-/// Tags of those who may send checks, and the transactions that were begun; written by `mesh`, read
-/// by the workers.
+/// After so many other addresses that were asked, one is not known any more: peers in use are asked
+/// again and again, so these are the possible addresses of dozens that are all looked for at once.
+const SOURCES: usize = 500;
+
+/// Tags of those who may send checks, and what was asked and where; written by `mesh`, read by the
+/// workers.
 #[derive(Debug, Default)]
 pub struct ExpectedStun(RwLock<Expected>);
 
@@ -25,9 +34,51 @@ struct Expected {
     tags: HashSet<CheckTag>,
     complete: bool,
     version: u64,
-    /// Up to [`QUESTIONS`] of late, and the as many before them.
-    asked: HashSet<TransactionId>,
-    asked_before: HashSet<TransactionId>,
+    asked: Recent<TransactionId, QUESTIONS>,
+    sources: Recent<IpAddr, SOURCES>,
+}
+
+/// Who is known, for whoever sorts datagrams before they arrive here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// All tags that mean somebody; `None` while there may be others, or where they are too many.
+    pub tags: Option<Vec<CheckTag>>,
+    /// Where questions went of late; up to 1,000.
+    pub sources: Vec<IpAddr>,
+    /// Another one for other tags or sources.
+    pub version: u64,
+}
+
+/// The last `N` values, and up to as many from before them.
+#[derive(Debug)]
+struct Recent<T, const N: usize> {
+    last: HashSet<T>,
+    before: HashSet<T>,
+}
+
+impl<T, const N: usize> Default for Recent<T, N> {
+    fn default() -> Self {
+        Self { last: HashSet::new(), before: HashSet::new() }
+    }
+}
+
+impl<T: Eq + Hash, const N: usize> Recent<T, N> {
+    /// Whether it was not there before.
+    fn insert(&mut self, value: T) -> bool {
+        if self.last.contains(&value) {
+            return false;
+        }
+        let new = !self.before.contains(&value);
+        if self.last.len() >= N {
+            self.before = std::mem::take(&mut self.last);
+        }
+        self.last.insert(value);
+        new
+    }
+
+    fn contains(&self, value: &T) -> bool {
+        self.last.contains(value) || self.before.contains(value)
+    }
 }
 
 impl ExpectedStun {
@@ -62,26 +113,30 @@ impl ExpectedStun {
         }
     }
 
-    /// All tags that mean somebody, with their [`version`](Self::version); `None` while there may be
-    /// others.
-    pub fn all_tags(&self) -> Option<(Vec<CheckTag>, u64)> {
+    /// Who is known, with up to `max_tags` tags.
+    pub fn known(&self, max_tags: usize) -> Known {
         let expected = self.0.read();
-        let tags = || expected.tags.iter().copied().collect();
-        expected.complete.then(|| (tags(), expected.version))
+        let all = expected.complete && expected.tags.len() <= max_tags;
+        let sources = &expected.sources;
+        Known {
+            tags: all.then(|| expected.tags.iter().copied().collect()),
+            sources: sources.last.union(&sources.before).copied().collect(),
+            version: expected.version,
+        }
     }
 
-    /// Another one, since the tags or what is known of them changed.
+    /// Another one, since anybody became [`Known`] or ceased to be.
     pub fn version(&self) -> u64 {
         self.0.read().version
     }
 
-    /// A question leaves, and may be answered.
-    pub fn expect_answer(&self, transaction: TransactionId) {
+    /// A question leaves to `to`, and may be answered.
+    pub fn expect_answer(&self, transaction: TransactionId, to: IpAddr) {
         let mut expected = self.0.write();
-        if expected.asked.len() >= QUESTIONS {
-            expected.asked_before = std::mem::take(&mut expected.asked);
-        }
         expected.asked.insert(transaction);
+        if expected.sources.insert(to.to_canonical()) {
+            expected.version += 1;
+        }
     }
 
     /// Whether `mesh` may have a use for this STUN message, or why not.
@@ -93,9 +148,7 @@ impl ExpectedStun {
                 if stranger { Err(DropReason::StrangersCheck) } else { Ok(()) }
             }
             Ok(Envelope::Response(transaction)) => {
-                let expected = self.0.read();
-                let asked = expected.asked.contains(&transaction)
-                    || expected.asked_before.contains(&transaction);
+                let asked = self.0.read().asked.contains(&transaction);
                 if asked { Ok(()) } else { Err(DropReason::UnaskedAnswer) }
             }
             Err(_) => Err(DropReason::UnknownDatagram),
@@ -105,6 +158,8 @@ impl ExpectedStun {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::identity::WgSecret;
     use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, StunRequest};
@@ -129,7 +184,7 @@ mod tests {
         };
         assert_eq!(expected.judge(&answer(0)), Err(DropReason::UnaskedAnswer));
         for number in 0..5 * QUESTIONS {
-            expected.expect_answer(transaction(number));
+            expected.expect_answer(transaction(number), Ipv4Addr::LOCALHOST.into());
             if number % 100 > 0 {
                 continue;
             }
@@ -141,6 +196,41 @@ mod tests {
         }
         expected.clear();
         assert_eq!(expected.judge(&answer(5 * QUESTIONS - 1)), Ok(()), "another hour");
+    }
+
+    #[test]
+    fn who_was_asked_of_late_and_who_may_check_is_known() {
+        let expected = ExpectedStun::default();
+        let ask = |address: usize| {
+            let address = Ipv4Addr::from_bits(address as u32).to_ipv6_mapped();
+            expected.expect_answer(transaction(address.to_bits() as usize), address.into());
+        };
+        let sources = |known: &Known| {
+            let bits = |source: &IpAddr| match source {
+                IpAddr::V4(v4) => v4.to_bits() as usize,
+                IpAddr::V6(v6) => panic!("{v6}"),
+            };
+            known.sources.iter().map(bits).collect::<std::collections::BTreeSet<_>>()
+        };
+        let mut known = expected.known(1);
+        assert_eq!((&known.tags, known.sources.len()), (&None, 0));
+        for number in 0..3 * SOURCES {
+            ask(number);
+            let now = expected.known(1);
+            assert!(now.version != known.version && now.sources.len() <= 2 * SOURCES);
+            assert!(
+                sources(&now).is_superset(&(number.saturating_sub(SOURCES)..=number).collect())
+            );
+            ask(number);
+            assert_eq!(sources(&expected.known(1)), sources(&now), "it is known already");
+            known = now;
+        }
+        assert_eq!(expected.version(), known.version);
+        expected.extend([CheckTag([1; 8])]);
+        expected.set_complete(true);
+        assert_eq!(expected.known(1).tags, Some(vec![CheckTag([1; 8])]));
+        assert_eq!(expected.known(0).tags, None, "too many");
+        assert_ne!(expected.version(), known.version);
     }
 
     #[test]

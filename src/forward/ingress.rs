@@ -645,7 +645,7 @@ mod tests {
         let drops =
             [DropReason::StrangersCheck, DropReason::UnaskedAnswer, DropReason::UnknownDatagram];
         assert_eq!(drops.map(|reason| b.drops.get(reason)), [2000; 3]);
-        expected.expect_answer(transaction);
+        expected.expect_answer(transaction, at(2).ip());
         b.receive(at(3), &[(answer.len(), answer.clone())]);
         assert_eq!(b.upcalls(), [Upcall::Datagram { from: at(3), bytes: answer }]);
     }

@@ -40,7 +40,7 @@ pub mod tunnel;
 pub mod upcall;
 
 pub use drops::{DropCounters, DropReason};
-pub use expected::ExpectedStun;
+pub use expected::{ExpectedStun, Known};
 pub use guard::{HandshakeGuard, Verdict};
 pub use slot::{Carries, Limit, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};

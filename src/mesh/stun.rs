@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::event::Transmit;
 use super::tags::Caller;
 use super::*;
 use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
@@ -38,9 +39,9 @@ impl Mesh {
     }
 
     /// A STUN message leaves; the workers let the answer through where it is a question.
-    pub(super) fn expect_answer(&self, message: &[u8]) {
-        if let Some(transaction) = stun::question(message) {
-            self.tags.expected().expect_answer(transaction);
+    pub(super) fn expect_answer(&self, transmit: &Transmit) {
+        if let Some(transaction) = stun::question(&transmit.payload) {
+            self.tags.expected().expect_answer(transaction, transmit.to.ip());
         }
     }
 

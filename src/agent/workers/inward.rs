@@ -6,8 +6,7 @@
 //! on a slow path. Where data flows there are no pauses: TCP takes the longer round trip for a queue,
 //! and stays slow.
 //!
-//! At the gate the kernel sifts out strangers' path checks while a flood is on, and the thread looks
-//! often whether those it told the kernel of are still all who are known.
+//! At the gate the kernel sifts out what strangers send while they flood it ([`super::sieve`]).
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +19,7 @@ use super::{Device, Plane, wait};
 use crate::forward::coalesce::Merge;
 use crate::forward::ecn::Ecn;
 use crate::forward::ingress::{Ingress, Run};
-use crate::forward::{DropReason, ExpectedStun, Shared, Upcalls};
+use crate::forward::{DropReason, Shared, Upcalls};
 use crate::io::clock;
 use crate::io::udp::{Family, RecvBatch, UdpQueue};
 
@@ -39,12 +38,9 @@ const SPARED: Duration = Duration::from_millis(300);
 /// How long a flood may gather: at 100,000 datagrams a second one turn's worth.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
-/// How often a sieve is looked after: so long somebody new may not be heard, who asks again.
+/// How often a sieve is looked after: so long somebody new may not be heard who was not asked
+/// anything yet.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-
-/// How long a sieve stays before it is seen whether the flood is over: far longer than it takes to
-/// notice a flood again.
-const SIFTED: Duration = Duration::from_secs(1);
 
 /// What one thread receives into and opens with.
 struct Inbox {
@@ -84,29 +80,6 @@ impl Noise {
     }
 }
 
-/// That the kernel was told what to let through a flood, whether or not it can do that.
-#[derive(Debug, Clone, Copy)]
-struct Sieve {
-    since: Instant,
-    /// Of what is [expected](ExpectedStun::version).
-    version: u64,
-}
-
-impl Sieve {
-    /// Sifts what comes to `pair`, where everybody who may send checks is known.
-    fn new(pair: &UdpQueue, expected: &ExpectedStun, now: Instant) -> Option<Self> {
-        let (tags, version) = expected.all_tags()?;
-        if let Err(error) = pair.sift(&tags) {
-            tracing::debug!(%error, "the kernel does not sift");
-        }
-        Some(Self { since: now, version })
-    }
-
-    fn is_due(&self, expected: &ExpectedStun, now: Instant) -> bool {
-        expected.version() != self.version || now.saturating_duration_since(self.since) >= SIFTED
-    }
-}
-
 impl Inbox {
     fn new(index: usize, batch: RecvBatch) -> Self {
         let (ingress, upcalls) = (Ingress::new(Merge::Plain), Upcalls::default());
@@ -129,7 +102,7 @@ impl Plane {
     }
 
     fn serve(&self, pair: &UdpQueue, mut inbox: Inbox, sifts: bool, stop: &OwnedFd) {
-        let (mut noise, mut sieve) = (Noise::default(), None::<Sieve>);
+        let mut noise = Noise::default();
         let families: Vec<_> = [Family::V4, Family::V6]
             .into_iter()
             .filter(|family| pair.fd(*family).is_some())
@@ -140,12 +113,12 @@ impl Plane {
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         loop {
-            if !wait(&mut fds, sieve.map(|_| &LOOK)) || !fds[0].revents().is_empty() {
+            let sifted = sifts && self.sieve.is_in_place();
+            if !wait(&mut fds, sifted.then_some(&LOOK)) || !fds[0].revents().is_empty() {
                 return;
             }
-            let (table, now) = (self.table.load(), clock::now());
-            if sieve.take_if(|sieve| sieve.is_due(table.expected(), now)).is_some() {
-                pair.take_all();
+            if sifted {
+                self.sieve.tend(pair, self.table.load().expected(), clock::now());
             }
             let mut messages = 0;
             for (family, fd) in families.iter().zip(&fds[1..]) {
@@ -162,9 +135,10 @@ impl Plane {
                     }
                 }
             }
-            let flooded = noise.count(messages, inbox.ingress.take_opened(), clock::now());
-            if flooded && sifts && sieve.is_none() {
-                sieve = Sieve::new(pair, table.expected(), now);
+            let now = clock::now();
+            let flooded = noise.count(messages, inbox.ingress.take_opened(), now);
+            if flooded && sifts {
+                self.sieve.refine(pair, self.table.load().expected(), now);
             }
             if flooded && !wait(&mut fds[..1], Some(&PAUSE)) {
                 return;

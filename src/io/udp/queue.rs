@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use super::socket::{Share, UdpHalf};
 use super::{Family, RecvBatch, check_destination, is_missing, normalize};
+use crate::forward::Known;
 use crate::forward::ecn::Ecn;
-use crate::wire::stun::CheckTag;
 
 /// What one packet thread receives from; anybody may send. A host without IPv6 (or without IPv4) has
 /// one of the two sockets.
@@ -47,14 +47,15 @@ impl UdpQueue {
         v4.and_then(|()| self.v6.as_ref().map_or(Ok(()), |half| half.steer(Family::V6, data)))
     }
 
-    /// Has the kernel drop path checks that bear none of `tags` (nearly all of them), before they are
-    /// received, until [`take_all`](Self::take_all). Whatever else comes is received as before.
+    /// Has the kernel drop what comes from nobody in `known`, but for one in 2^`lot`, before it is
+    /// received, until [`take_all`](Self::take_all).
     ///
     /// # Errors
-    /// Where the kernel cannot, or there are too many; everything is received then.
-    pub fn sift(&self, tags: &[CheckTag]) -> io::Result<()> {
-        let sifted = self.halves().try_for_each(|half| half.sift(tags));
-        sifted.inspect_err(|_| self.take_all())
+    /// Where the kernel cannot; everything is received then.
+    pub fn sift(&self, known: &Known, lot: u32) -> io::Result<()> {
+        let v4 = self.v4.as_ref().map_or(Ok(()), |half| half.sift(Family::V4, known, lot));
+        let v6 = || self.v6.as_ref().map_or(Ok(()), |half| half.sift(Family::V6, known, lot));
+        v4.and_then(|()| v6()).inspect_err(|_| self.take_all())
     }
 
     /// Receives everything again.

@@ -14,8 +14,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::sieve::{sift, take_all};
 use super::steer::steer;
 use super::{Family, RecvBatch, SEND_PATIENCE};
+use crate::forward::Known;
 use crate::forward::ecn::Ecn;
-use crate::wire::stun::CheckTag;
 
 /// Wanted size of both socket buffers, in bytes; the kernel doubles it for its own bookkeeping.
 /// At 3 Gbit/s it holds 10 ms, which a data thread may lose to the scheduler.
@@ -91,8 +91,8 @@ impl UdpHalf {
     }
 
     /// See [`UdpQueue::sift`](super::UdpQueue).
-    pub(super) fn sift(&self, tags: &[CheckTag]) -> io::Result<()> {
-        sift(&self.socket, tags)
+    pub(super) fn sift(&self, family: Family, known: &Known, lot: u32) -> io::Result<()> {
+        sift(&self.socket, family, known, lot)
     }
 
     /// See [`UdpQueue::take_all`](super::UdpQueue).
