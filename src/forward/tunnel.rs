@@ -63,14 +63,25 @@ const PADDING: usize = 16;
 /// How late the timers may be served before a worker says so: `mesh` sleeps and must be told.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The static public key that a type 1 message names, decrypted with `local`; MAC1 must be right.
-/// One X25519. Only [`Tunnel::handle_handshake`] shows whether it is the sender's.
-pub fn initiator_of(local: &WgSecret, datagram: &[u8]) -> Option<WgPublicKey> {
-    let is_initiation = handshake_class(datagram) == Some(Class::Initiation);
-    if !is_initiation || !has_mac1(&mac1_key(&local.public()), datagram) {
-        return None;
+/// A type 1 message of which it is known whom it names, and not yet whether that is its sender.
+pub struct Initiation(Claim);
+
+impl Initiation {
+    /// Reads a message to `local`: MAC1 must be right, and the name is decrypted. One X25519, which is
+    /// then not done again.
+    pub fn read(local: &WgSecret, datagram: &[u8]) -> Option<Self> {
+        let is_initiation = handshake_class(datagram) == Some(Class::Initiation);
+        if !is_initiation || !has_mac1(&mac1_key(&local.public()), datagram) {
+            return None;
+        }
+        Claim::read(local, datagram).map(Self)
     }
-    Claim::read(local, datagram).map(|claim| claim.remote)
+
+    /// The static key that it names. Only [`Tunnel::handle_initiation`] shows whether it is the
+    /// sender's.
+    pub fn names(&self) -> WgPublicKey {
+        self.0.remote
+    }
 }
 
 /// One peer's WireGuard sessions.
@@ -157,7 +168,10 @@ impl Tunnel {
         now: Instant,
     ) -> Result<HandshakeOutcome, TunnelError> {
         match handshake_class(datagram) {
-            Some(Class::Initiation) => self.handle_initiation(datagram, out, now),
+            Some(Class::Initiation) => {
+                let initiation = Initiation::read(&self.statics.local, datagram);
+                self.handle_initiation(initiation.ok_or(TunnelError::NotAuthentic)?, out, now)
+            }
             Some(Class::Response) => self.handle_response(datagram, out, now),
             Some(Class::CookieReply) => {
                 self.macs.store(datagram, now)?;
@@ -165,6 +179,30 @@ impl Tunnel {
             }
             _ => Err(TunnelError::Malformed),
         }
+    }
+
+    /// Answers an initiation, as [`handle_handshake`](Self::handle_handshake) does: the session waits
+    /// for the peer's first packet.
+    pub fn handle_initiation(
+        &mut self,
+        initiation: Initiation,
+        out: &mut Vec<Vec<u8>>,
+        now: Instant,
+    ) -> Result<HandshakeOutcome, TunnelError> {
+        let proof = initiation.0.prove(&self.statics).ok_or(TunnelError::NotAuthentic)?;
+        if proof.timestamp <= self.stamps.received {
+            return Err(TunnelError::Replayed);
+        }
+        self.stamps.received = proof.timestamp;
+        let (local, remote) = (self.next_index(), proof.sender());
+        let (mut response, keys) =
+            proof.respond(local, &ephemeral()).ok_or(TunnelError::Malformed)?;
+        self.macs.write(&mut response, now);
+        self.sessions.offer(Session::new(&keys, local, remote, false, now));
+        self.timers.note_received(false, now);
+        self.timers.note_sent(false, now);
+        out.push(response.to_vec());
+        Ok(HandshakeOutcome::Responded)
     }
 
     /// Timers (rekey, retransmission, passive keepalive, expiry); `out` gets datagrams to send.
@@ -280,32 +318,6 @@ impl Tunnel {
         Ok(Opened::Packet(&mut out[..len]))
     }
 
-    /// Answers an initiation: the session waits for the peer's first packet.
-    fn handle_initiation(
-        &mut self,
-        datagram: &[u8],
-        out: &mut Vec<Vec<u8>>,
-        now: Instant,
-    ) -> Result<HandshakeOutcome, TunnelError> {
-        self.check_mac1(datagram)?;
-        let proof = Claim::read(&self.statics.local, datagram)
-            .and_then(|claim| claim.prove(&self.statics, datagram))
-            .ok_or(TunnelError::NotAuthentic)?;
-        if proof.timestamp <= self.stamps.received {
-            return Err(TunnelError::Replayed);
-        }
-        self.stamps.received = proof.timestamp;
-        let (local, remote) = (self.next_index(), proof.sender());
-        let (mut response, keys) =
-            proof.respond(local, &ephemeral()).ok_or(TunnelError::Malformed)?;
-        self.macs.write(&mut response, now);
-        self.sessions.offer(Session::new(&keys, local, remote, false, now));
-        self.timers.note_received(false, now);
-        self.timers.note_sent(false, now);
-        out.push(response.to_vec());
-        Ok(HandshakeOutcome::Responded)
-    }
-
     /// Takes the answer to our initiation; a keepalive tells the peer that we have it.
     fn handle_response(
         &mut self,
@@ -317,7 +329,9 @@ impl Tunnel {
             receiver_index(datagram).zip(sender_index(datagram)).ok_or(TunnelError::Malformed)?;
         let initiated = self.attempt.as_ref().and_then(|attempt| attempt.initiation(local));
         let initiated = initiated.ok_or(TunnelError::NoSession)?;
-        self.check_mac1(datagram)?;
+        if !has_mac1(&self.mac1_key, datagram) {
+            return Err(TunnelError::NotAuthentic);
+        }
         let keys = initiated.finish(&self.statics, datagram).ok_or(TunnelError::NotAuthentic)?;
         self.attempt = None;
         self.timers.note_renewed();
@@ -325,10 +339,6 @@ impl Tunnel {
         self.timers.note_received(false, now);
         out.push(self.seal_to_vec(&[], now)?);
         Ok(HandshakeOutcome::Established)
-    }
-
-    fn check_mac1(&self, datagram: &[u8]) -> Result<(), TunnelError> {
-        has_mac1(&self.mac1_key, datagram).then_some(()).ok_or(TunnelError::NotAuthentic)
     }
 
     /// The first initiation of an attempt, or one more.
@@ -639,11 +649,32 @@ pub(super) mod tests {
     fn the_initiator_is_named_by_its_message_alone() {
         let mut a = pair().0;
         let mut initiation = a.initiate(Instant::now());
-        assert_eq!(initiator_of(&secret(2), &initiation), Some(secret(1).public()));
-        assert_eq!(initiator_of(&secret(3), &initiation), None);
+        let named = |local: u8, message: &[u8]| {
+            Initiation::read(&secret(local), message).map(|initiation| initiation.names())
+        };
+        assert_eq!(named(2, &initiation), Some(secret(1).public()));
+        assert_eq!(named(3, &initiation), None);
         initiation[100] ^= 1;
-        assert_eq!(initiator_of(&secret(2), &initiation), None);
-        assert_eq!(initiator_of(&secret(2), &[]), None);
+        assert_eq!((named(2, &initiation), named(2, &[])), (None, None));
+    }
+
+    #[test]
+    fn an_initiation_that_was_read_is_answered_by_the_tunnel_of_both_keys_alone() {
+        let (mut a, mut b) = pair();
+        let (now, mut out) = (Instant::now(), Vec::new());
+        let message = a.initiate(now);
+        let read = || Initiation::read(&secret(2), &message).unwrap();
+        for (local, remote) in [(2, 9), (9, 1)] {
+            let mut other =
+                Tunnel::new(&secret(local), &secret(remote).public(), SlotIndex(3)).unwrap();
+            let refused = other.handle_initiation(read(), &mut out, now);
+            assert_eq!((refused, out.len()), (Err(TunnelError::NotAuthentic), 0));
+        }
+        let outcome = b.handle_initiation(read(), &mut out, now);
+        assert_eq!(outcome, Ok(HandshakeOutcome::Responded));
+        let outcome = a.handle_handshake(&out[0], &mut Vec::new(), now);
+        assert_eq!(outcome, Ok(HandshakeOutcome::Established));
+        assert_eq!(b.handle_initiation(read(), &mut out, now), Err(TunnelError::Replayed));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::peer::{Need, Peer, Purpose, Who, allowed_sources};
 use super::tags::Caller;
 use super::upkeep::WARM_EVERY;
 use super::*;
-use crate::forward::tunnel::{HandshakeOutcome, TunnelError, initiator_of};
+use crate::forward::tunnel::{HandshakeOutcome, Initiation, TunnelError};
 use crate::forward::{Carries, PeerSlot, SlotIndex, Tunnel, Upcall};
 use crate::identity::{DeviceId, WgSecret};
 use crate::wire::classify::receiver_index;
@@ -58,19 +58,25 @@ impl Mesh {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), InputError> {
-        let (key, new) = if bytes.first() == Some(&INITIATION) {
-            let remote =
-                initiator_of(&self.me.identity.wg, bytes).ok_or(InputError::NotAuthentic)?;
+        let mut answers = Vec::new();
+        let (key, new, outcome) = if bytes.first() == Some(&INITIATION) {
+            let initiation = Initiation::read(&self.me.identity.wg, bytes);
+            let initiation = initiation.ok_or(InputError::NotAuthentic)?;
+            let remote = initiation.names();
             let caller = self.tags.by_remote(&remote).ok_or(InputError::Stranger)?;
             let known = self.peers.of(&caller.who).any(|peer| peer.remote == remote);
-            (self.bring(caller, now).ok_or(InputError::TooMany)?, !known)
+            let key = self.bring(caller, now).ok_or(InputError::TooMany)?;
+            let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
+            let mut tunnel = peer.slot.tunnel.lock();
+            (key, !known, tunnel.handle_initiation(initiation, &mut answers, now))
         } else {
             let index = receiver_index(bytes).ok_or(InputError::Malformed)?;
-            (PeerKey(SlotIndex::of_receiver(index).0), false)
+            let key = PeerKey(SlotIndex::of_receiver(index).0);
+            let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
+            let mut tunnel = peer.slot.tunnel.lock();
+            (key, false, tunnel.handle_handshake(bytes, &mut answers, now))
         };
-        let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
-        let mut answers = Vec::new();
-        let outcome = peer.slot.tunnel.lock().handle_handshake(bytes, &mut answers, now);
+        let Some(peer) = self.peers.touch(key) else { return Ok(()) };
         if outcome == Err(TunnelError::Replayed) && peer.may_call() {
             // Perhaps its clock was set back: then it is we who can begin.
             peer.call_at(now);

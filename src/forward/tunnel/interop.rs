@@ -65,9 +65,10 @@ fn we_answer_boringtuns_handshake_and_both_carry_packets() {
     else {
         panic!("boringtun does not begin")
     };
-    assert_eq!(initiator_of(&secret(1), initiation), Some(secret(2).public()));
+    let read = Initiation::read(&secret(1), initiation).unwrap();
+    assert_eq!(read.names(), secret(2).public());
     let mut response = Vec::new();
-    near.handle_handshake(initiation, &mut response, now).unwrap();
+    near.handle_initiation(read, &mut response, now).unwrap();
     let keepalive = give(&mut far, &response[0]);
     assert_eq!(near.open_into(&keepalive, &mut [0; 64], now), Ok(Opened::Keepalive));
     exchange(&mut near, &mut far, now);

@@ -98,13 +98,14 @@ impl Initiated {
     }
 }
 
-/// Who an initiation says that it is from.
+/// Who an initiation says that it is from, and what is left of it to read.
 pub(super) struct Claim {
     /// The static key that it names.
     pub(super) remote: WgPublicKey,
     transcript: Transcript,
     ephemeral: WgPublicKey,
     sender: u32,
+    sealed_time: [u8; 28],
 }
 
 impl Claim {
@@ -112,21 +113,22 @@ impl Claim {
     pub(super) fn read(local: &WgSecret, initiation: &[u8]) -> Option<Self> {
         let ephemeral = WgPublicKey(ephemeral_key(initiation)?);
         let sender = sender_index(initiation)?;
+        let sealed_time = initiation.get(88..116)?.try_into().ok()?;
         let mut transcript = Transcript::with(&local.public());
         transcript.mix_ephemeral(&ephemeral);
         let key = transcript.mix_secret(&*local.agree(&ephemeral)?);
         let name = transcript.open(&key, initiation.get(40..88)?)?;
         let remote = WgPublicKey(name.as_slice().try_into().ok()?);
-        Some(Self { remote, transcript, ephemeral, sender })
+        Some(Self { remote, transcript, ephemeral, sender, sealed_time })
     }
 
     /// Reads the second half, which only the device that was named can have made.
-    pub(super) fn prove(mut self, statics: &Statics, initiation: &[u8]) -> Option<Proof> {
+    pub(super) fn prove(mut self, statics: &Statics) -> Option<Proof> {
         if self.remote != statics.remote {
             return None;
         }
         let key = self.transcript.mix_secret(&statics.shared);
-        let time = self.transcript.open(&key, initiation.get(88..116)?)?;
+        let time = self.transcript.open(&key, &self.sealed_time)?;
         let timestamp = Timestamp::from_bytes(time.as_slice().try_into().ok()?);
         Some(Proof { timestamp, claim: self })
     }
@@ -151,7 +153,8 @@ impl Proof {
         sender: u32,
         ephemeral: &WgSecret,
     ) -> Option<([u8; RESPONSE_LEN], Keys)> {
-        let Claim { remote, mut transcript, ephemeral: initiator, sender: receiver } = self.claim;
+        let Claim { remote, mut transcript, ephemeral: initiator, sender: receiver, .. } =
+            self.claim;
         transcript.mix_ephemeral(&ephemeral.public());
         transcript.mix_secret(&*ephemeral.agree(&initiator)?);
         transcript.mix_secret(&*ephemeral.agree(&remote)?);
@@ -272,7 +275,7 @@ mod tests {
         let (initiation, initiated) = initiate(&a, 5, at, secret(11)).unwrap();
         let claim = Claim::read(&b.local, &initiation).unwrap();
         assert_eq!(claim.remote, a.local.public());
-        let proof = claim.prove(&b, &initiation).unwrap();
+        let proof = claim.prove(&b).unwrap();
         assert_eq!((proof.timestamp, proof.sender()), (at, 5));
         let (response, theirs) = proof.respond(6, &secret(12)).unwrap();
         let ours = initiated.finish(&a, &response).unwrap();
@@ -296,7 +299,7 @@ mod tests {
         initiation[40..88].copy_from_slice(&name);
         let claim = Claim::read(&secret(2), &initiation).unwrap();
         assert_eq!(claim.remote, alice);
-        assert!(claim.prove(&statics(2, 1), &initiation).is_none());
+        assert!(claim.prove(&statics(2, 1)).is_none());
     }
 
     #[test]
@@ -304,7 +307,7 @@ mod tests {
         let (a, b) = (statics(1, 2), statics(2, 1));
         let (initiation, initiated) =
             initiate(&a, 5, Timestamp::from_bytes([7; 12]), secret(11)).unwrap();
-        let prove = |message: &[u8]| Claim::read(&b.local, message)?.prove(&b, message);
+        let prove = |message: &[u8]| Claim::read(&b.local, message)?.prove(&b);
         for at in 8..116 {
             let mut forged = initiation;
             forged[at] ^= 0x10;

@@ -15,7 +15,7 @@ use ginnel::forward::ecn::Ecn;
 use ginnel::forward::ingress::{Ingress, Run};
 use ginnel::forward::packet::{Header, is_special};
 use ginnel::forward::segment::VnetHeader;
-use ginnel::forward::tunnel::{SEAL_OVERHEAD, initiator_of};
+use ginnel::forward::tunnel::{Initiation, SEAL_OVERHEAD};
 use ginnel::forward::{
     Carries, DropCounters, ForwardingTable, HandshakeGuard, LocalAddresses, PeerSlot, Shared,
     SlotIndex, Tunnel, Upcall, Upcalls,
@@ -333,7 +333,7 @@ pub fn handshake(data: &[u8]) {
             set_mac1(&mut message, &secret(1).public());
         }
         let changed = !world.true_ones.iter().any(|one| signed(one) == signed(&message));
-        let named = initiator_of(&secret(1), &message);
+        let named = Initiation::read(&secret(1), &message).map(|read| read.names());
         assert!(named.is_none() || message.len() == INITIATION_LEN);
         // A stranger's initiation costs the tunnel as much as it cost to see that it is one.
         if named.is_none() && message.len() == INITIATION_LEN && !said::seldom() {

@@ -16,7 +16,7 @@
 //! | parser | target |
 //! |---|---|
 //! | `wire::classify`, `forward::ingress`, `HandshakeGuard`, `Tunnel::open_into` | `datagram` |
-//! | `forward::tunnel`: `initiator_of`, `Tunnel::handle_handshake` | `handshake` |
+//! | `forward::tunnel`: `Initiation`, `Tunnel::handle_handshake` | `handshake` |
 //! | `wire::stun`: `Envelope`, `CheckRequest`, `CheckResponse`, `StunResponse` | `stun` |
 //! | `wire::record`: `SignedItem` (what the DHT adapter hands on), `Record`, `Bell`, `Meeting` | `record` |
 //! | `wire::control`: `decode_packet`, `Control` with `join` and `sync` | `control` |
