@@ -7,6 +7,8 @@ use crate::wire::classify::COOKIE_REPLY_LEN;
 pub enum HandshakeOutcome {
     /// An answer was written; the session is usable once the peer's first data arrives.
     Responded,
+    /// It came right after another, and is as if it never came.
+    PassedOver,
     /// We initiated and a session stands.
     Established,
     /// A cookie was stored; the next initiation carries it.

@@ -37,6 +37,7 @@ use zeroize::Zeroizing;
 
 pub use super::outcome::{HandshakeOutcome, Opened, TunnelError};
 pub(super) use mac::MacCheck;
+pub use timestamp::Stamps;
 
 use self::mac::{MacWriter, has_mac1, mac1_key};
 use self::noise::{Claim, Statics, initiate};
@@ -59,6 +60,11 @@ pub const COUNTER_LIMIT: u64 = u64::MAX - (1 << 13);
 
 /// Packets are padded to a multiple of this (paper, section 5.4.6).
 const PADDING: usize = 16;
+
+/// An initiation that comes sooner after one that was answered is not answered: 50 a second, as Linux'
+/// WireGuard has it. A member with many addresses may pass the [`guard`](super::guard) more often,
+/// and each answer costs three key agreements more than it takes to see whose it is.
+const LEAST_GAP: Duration = Duration::from_millis(20);
 
 /// How late the timers may be served before a worker says so: `mesh` sleeps and must be told.
 const GRACE: Duration = Duration::from_secs(1);
@@ -96,15 +102,9 @@ pub struct Tunnel {
     attempt: Option<Attempt>,
     timers: Timers,
     stamps: Stamps,
+    /// When an initiation of the peer's was last answered.
+    answered_at: Option<Instant>,
     pad_limit: usize,
-}
-
-/// What has to outlive a [`Tunnel`] for the next one with the same device: the timestamps of our last
-/// initiation and of the latest of the peer's. Without them a recorded initiation could be sent again.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Stamps {
-    sent: Timestamp,
-    received: Timestamp,
 }
 
 impl Tunnel {
@@ -121,6 +121,7 @@ impl Tunnel {
             attempt: None,
             timers: Timers::default(),
             stamps: Stamps::default(),
+            answered_at: None,
             pad_limit: usize::MAX,
         })
     }
@@ -132,8 +133,7 @@ impl Tunnel {
 
     /// Goes on where an earlier tunnel with this device was.
     pub fn resume(&mut self, stamps: Stamps) {
-        self.stamps.sent = self.stamps.sent.max(stamps.sent);
-        self.stamps.received = self.stamps.received.max(stamps.received);
+        self.stamps = self.stamps.max(stamps);
     }
 
     /// Drops all keys: the host slept, and [`Instant`] does not say for how long.
@@ -182,7 +182,7 @@ impl Tunnel {
     }
 
     /// Answers an initiation, as [`handle_handshake`](Self::handle_handshake) does: the session waits
-    /// for the peer's first packet.
+    /// for the peer's first packet. One that comes right after another is passed over.
     pub fn handle_initiation(
         &mut self,
         initiation: Initiation,
@@ -193,7 +193,10 @@ impl Tunnel {
         if proof.timestamp <= self.stamps.received {
             return Err(TunnelError::Replayed);
         }
-        self.stamps.received = proof.timestamp;
+        if self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < LEAST_GAP) {
+            return Ok(HandshakeOutcome::PassedOver);
+        }
+        (self.stamps.received, self.answered_at) = (proof.timestamp, Some(now));
         let (local, remote) = (self.next_index(), proof.sender());
         let (mut response, keys) =
             proof.respond(local, &ephemeral()).ok_or(TunnelError::Malformed)?;
@@ -794,9 +797,31 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn of_a_flood_of_true_initiations_fifty_a_second_are_answered() {
+        let (mut a, mut b) = pair();
+        let (start, mut out) = (Instant::now(), Vec::new());
+        let mut last = a.initiate(start);
+        for ms in 0..1000 {
+            let now = start + Duration::from_millis(ms);
+            b.handle_handshake(&last, &mut out, now).unwrap();
+            last = a.initiate(now);
+        }
+        assert_eq!(out.len(), 50);
+        // What was passed over was not noted: it may come again.
+        let later = start + Duration::from_millis(1000);
+        let passed = a.initiate(later);
+        assert_eq!(b.handle_handshake(&last, &mut out, later), Ok(HandshakeOutcome::Responded));
+        let outcome = b.handle_handshake(&passed, &mut out, later);
+        assert_eq!(outcome, Ok(HandshakeOutcome::PassedOver));
+        let outcome = b.handle_handshake(&passed, &mut out, later + LEAST_GAP);
+        assert_eq!((outcome, out.len()), (Ok(HandshakeOutcome::Responded), 52));
+    }
+
+    #[test]
     fn nothing_under_way_is_lost_when_both_renew_at_once() {
-        let (mut a, mut b, now) = connected();
-        for _ in 0..5 {
+        let (mut a, mut b, start) = connected();
+        for round in 1..=5 {
+            let now = start + round * LEAST_GAP;
             let (from_a, from_b) = (a.initiate(now), b.initiate(now));
             let under_way = [&mut a, &mut b].map(|t| t.seal_to_vec(&packet(40), now).unwrap());
             let (mut to_a, mut to_b) = (Vec::new(), Vec::new());

@@ -100,7 +100,9 @@ impl Mesh {
             HandshakeOutcome::Established => self.session_stands(key, now),
             // Who looks for it goes on: whoever recorded the initiation can have sent it again, from
             // anywhere. That it is there shows when its first message comes through the tunnel.
-            HandshakeOutcome::Responded | HandshakeOutcome::CookieStored => {}
+            HandshakeOutcome::Responded
+            | HandshakeOutcome::PassedOver
+            | HandshakeOutcome::CookieStored => {}
         }
         Ok(())
     }

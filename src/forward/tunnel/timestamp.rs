@@ -1,8 +1,7 @@
 //! TAI64N: when an initiation was made, so that it can be told from a replay (paper, section 5.1).
 //!
 //! Only the order matters. So a clock that is set back does no harm while the agent runs: each stamp is
-//! later than the one before, also those of the next tunnel with the same device
-//! ([`Stamps`](super::Stamps)).
+//! later than the one before, also those of the next tunnel with the same device ([`Stamps`]).
 
 use std::time::{Duration, SystemTime};
 
@@ -53,6 +52,23 @@ impl Timestamp {
         } else {
             Self { seconds: self.seconds.saturating_add(1), nanos: 0 }
         }
+    }
+}
+
+/// What has to outlive a [`Tunnel`](super::Tunnel) for the next one with the same device: the timestamps
+/// of our last initiation and of the latest of the peer's. Without them a recorded initiation could be
+/// sent again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stamps {
+    pub(super) sent: Timestamp,
+    pub(super) received: Timestamp,
+}
+
+impl Stamps {
+    /// The later of both, each way.
+    pub(super) fn max(self, other: Self) -> Self {
+        let (sent, received) = (self.sent.max(other.sent), self.received.max(other.received));
+        Self { sent, received }
     }
 }
 
