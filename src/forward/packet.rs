@@ -170,6 +170,18 @@ pub fn checksum(sum: u32) -> u16 {
     !fold(sum.into())
 }
 
+/// How long the IP packet at the start of `bytes` says that it is; `None` where that is less than its
+/// fixed header, or it is no IP packet.
+#[inline]
+pub(super) fn said_len(bytes: &[u8]) -> Option<usize> {
+    let (len, least) = match bytes.first()? >> 4 {
+        4 => (usize::from(be16(bytes, 2)?), IPV4_HEADER),
+        6 => (usize::from(be16(bytes, 4)?) + IPV6_HEADER, IPV6_HEADER),
+        _ => return None,
+    };
+    (len >= least).then_some(len)
+}
+
 /// A big-endian number, where it is there.
 #[inline]
 pub(super) fn be16(bytes: &[u8], at: usize) -> Option<u16> {

@@ -46,6 +46,7 @@ use self::timers::{Attempt, Timers};
 use self::timestamp::Timestamp;
 use super::SlotIndex;
 use super::guard::handshake_class;
+use super::packet::said_len;
 use crate::identity::{WgPublicKey, WgSecret};
 use crate::wire::classify::{Class, counter, receiver_index, sender_index};
 
@@ -104,6 +105,7 @@ pub struct Tunnel {
     stamps: Stamps,
     /// When an initiation of the peer's was last answered.
     answered_at: Option<Instant>,
+    only_answers: bool,
     pad_limit: usize,
 }
 
@@ -122,6 +124,7 @@ impl Tunnel {
             timers: Timers::default(),
             stamps: Stamps::default(),
             answered_at: None,
+            only_answers: false,
             pad_limit: usize::MAX,
         })
     }
@@ -134,6 +137,11 @@ impl Tunnel {
     /// Goes on where an earlier tunnel with this device was.
     pub fn resume(&mut self, stamps: Stamps) {
         self.stamps = self.stamps.max(stamps);
+    }
+
+    /// Whether its timers begin no handshake: of a peer that never takes one.
+    pub fn set_only_answers(&mut self, only_answers: bool) {
+        self.only_answers = only_answers;
     }
 
     /// Drops all keys: the host slept, and [`Instant`] does not say for how long.
@@ -214,7 +222,7 @@ impl Tunnel {
         self.attempt.take_if(|attempt| attempt.is_over(now));
         let repeats = self.attempt.as_ref().is_some_and(|attempt| attempt.due() <= now);
         let wanted = self.timers.take_handshake(now) && self.attempt.is_none();
-        if repeats || wanted {
+        if repeats || (wanted && !self.only_answers) {
             out.push(self.next_initiation(now));
         }
         if self.timers.take_keepalive(now) {
@@ -317,7 +325,7 @@ impl Tunnel {
         if out.is_empty() {
             return Ok(Opened::Keepalive);
         }
-        let len = inner_len(out).filter(|len| *len <= out.len()).ok_or(TunnelError::Malformed)?;
+        let len = said_len(out).filter(|len| *len <= out.len()).ok_or(TunnelError::Malformed)?;
         Ok(Opened::Packet(&mut out[..len]))
     }
 
@@ -379,21 +387,6 @@ fn ephemeral() -> WgSecret {
     let mut bytes = Zeroizing::new([0; 32]);
     SysRng.try_fill_bytes(&mut *bytes).expect("getrandom(2) cannot fail for 32 bytes after boot");
     WgSecret::from_bytes(*bytes)
-}
-
-/// How long the IP packet at the start of `padded` says that it is; `None` where that is less than its
-/// fixed header, or it is no IP packet.
-fn inner_len(padded: &[u8]) -> Option<usize> {
-    let (len, least) = match padded.first()? >> 4 {
-        4 => (be16(padded, 2)?, 20),
-        6 => (be16(padded, 4)? + 40, 40),
-        _ => return None,
-    };
-    (len >= least).then_some(len)
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<usize> {
-    super::packet::be16(bytes, at).map(usize::from)
 }
 
 #[cfg(test)]
@@ -723,6 +716,17 @@ pub(super) mod tests {
         let expected: Vec<_> = (1..18).map(|n| (n * 5, Class::Initiation)).collect();
         assert_eq!(served(&mut a, now, 1000), expected);
         assert!(!a.is_handshaking() && a.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn a_tunnel_that_only_answers_calls_nobody_who_went_silent() {
+        for (only_answers, calls) in [(true, 0), (false, 18)] {
+            let (_, mut b, now) = connected();
+            b.set_only_answers(only_answers);
+            b.seal_to_vec(&packet(40), now).unwrap();
+            assert_eq!(served(&mut b, now, 1000).len(), calls);
+            assert!(!b.is_handshaking() && b.poll_timeout().is_none());
+        }
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl Mesh {
         let carries = if self.me.holding { Carries::ControlOnly } else { Carries::Everything };
         peer.slot = Arc::new(PeerSlot::succeeding(&peer.slot, allowed, carries));
         peer.who = Who::Member(device);
+        peer.bind_tunnel();
         self.peers.insert(peer);
         let member = Caller { who: Who::Member(device), remote: member_key(self, &device) };
         self.allow(member);

@@ -264,6 +264,34 @@ fn a_full_table_of_peers_still_lets_a_member_in() {
 }
 
 #[test]
+fn nobody_calls_the_key_of_a_guest_that_uses_another_by_now() {
+    let (mut stage, guest) = (Stage::new(), villain(4));
+    let caller = tags::Caller {
+        who: Who::Guest(InviteId([0; 16])),
+        remote: guest.wg.public(),
+    };
+    stage.mesh.allow(caller);
+    let ours = stage.mesh.me.identity.wg.public();
+    let mut tunnel = Tunnel::new(&guest.wg, &ours, SlotIndex(9)).unwrap();
+    let from = "198.51.100.66:41641".parse().unwrap();
+    let upcall = Upcall::Handshake { from, bytes: tunnel.initiate(stage.now) };
+    stage.mesh.handle_input(Input::Upcall(upcall), stage.now).unwrap();
+    stage.drain();
+    let response = stage.sent.pop().unwrap().payload;
+    let mut confirmation = Vec::new();
+    tunnel.handle_handshake(&response, &mut confirmation, stage.now).unwrap();
+    let slot = stage.mesh.peers.of(&caller.who).next().unwrap().slot.clone();
+    let mut ours = slot.tunnel.lock();
+    ours.open_into(&confirmation[0], &mut [0; 64], stage.now).unwrap();
+    ours.seal_to_vec(&[0x45; 20], stage.now).unwrap();
+    let mut sent = Vec::new();
+    while let Some((due, _)) = ours.poll_timeout() {
+        ours.handle_timeout(&mut sent, due);
+    }
+    assert_eq!(sent, Vec::<Vec<u8>>::new());
+}
+
+#[test]
 fn a_client_that_pings_for_a_year_and_goes_away_keeps_no_peer() {
     let (mut stage, alice) = (Stage::new(), villain(4));
     stage.admit(&alice, "alice");

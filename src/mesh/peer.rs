@@ -169,6 +169,11 @@ impl Peer {
         !matches!(self.who, Who::Guest(_) | Who::Applicant | Who::Removed(_))
     }
 
+    /// Has the tunnel's own timers start a handshake only where this side ever does.
+    pub fn bind_tunnel(&self) {
+        self.slot.tunnel.lock().set_only_answers(!self.initiates());
+    }
+
     /// The member it is, where it is one.
     pub fn device(&self) -> Option<DeviceId> {
         match self.who {

@@ -157,6 +157,7 @@ impl Mesh {
             PathAgent::new(check, self.rng.random(), self.surroundings(), unix, now)
         };
         let mut peer = Peer::new(Arc::new(slot), caller.who, caller.remote, path);
+        peer.bind_tunnel();
         peer.leads = leads || matches!(caller.who, Who::Sponsor | Who::Admitter);
         peer.wanted_until = now + WANTED_FOR;
         peer.path.set_demand(Demand::Warm, now);
