@@ -1,6 +1,8 @@
 //! What a hostile member, or whoever saw its datagrams, can make one device do: the real [`Mesh`]
 //! of an admin, driven by hand.
 
+use std::time::Duration;
+
 use super::event::{Input, RequestId};
 use super::greeting::Greeting;
 use super::peer::{Purpose, Who};
@@ -261,6 +263,27 @@ fn a_full_table_of_peers_still_lets_a_member_in() {
         assert!(stage.mesh.bring(caller, stage.now).is_some());
     }
     assert!(stage.mesh.bring_member(&alice.id.public(), Purpose::User, stage.now).is_some());
+}
+
+#[test]
+fn pinging_a_device_that_is_off_every_second_asks_for_it_ever_more_seldom() {
+    let (mut stage, alice, bob) = (Stage::new(), villain(4), villain(5));
+    stage.admit(&alice, "alice");
+    stage.admit(&bob, "bob");
+    stage.proven(&bob);
+    let destination = stage.mesh.ledger.roster().get(&alice.id.public()).unwrap().ipv6.into();
+    let mut asked = BTreeSet::new();
+    for _ in 0..300 {
+        stage.now += Duration::from_secs(1);
+        let upcall = Upcall::NoSession { destination, packet: vec![0x60; 40] };
+        stage.mesh.handle_input(Input::Upcall(upcall), stage.now).unwrap();
+        stage.mesh.handle_timeout(stage.now);
+        stage.drain();
+        let key = stage.mesh.peers.member(&alice.id.public()).unwrap();
+        asked.insert(stage.mesh.peers.get(key).unwrap().asking.due());
+    }
+    // After 1, 2, 4, 8, and then each 16 s.
+    assert!((15..=25).contains(&asked.len()), "{} times", asked.len());
 }
 
 #[test]

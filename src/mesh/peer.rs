@@ -222,6 +222,11 @@ impl Peer {
         self.initiates() && self.is_connected()
     }
 
+    /// Whether a user waits for it.
+    pub fn is_waited_for(&self, now: Instant) -> bool {
+        self.purpose == Purpose::User && now < self.wanted_until
+    }
+
     /// How much it is needed at `now`.
     pub fn need(&self, now: Instant) -> Need {
         let data = self.last_user_data();

@@ -116,6 +116,8 @@ impl Mesh {
     ) -> Result<(), InputError> {
         let roster = self.ledger.roster();
         let device = roster.by_address(destination).ok_or(InputError::Stranger)?.id;
+        let known = self.peers.member(&device).and_then(|key| self.peers.get(key));
+        let waits_already = known.is_some_and(|peer| peer.is_waited_for(now));
         let key = self.bring_member(&device, Purpose::User, now).ok_or(InputError::TooMany)?;
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         peer.hold(packet, now);
@@ -123,8 +125,10 @@ impl Mesh {
         if peer.is_connected() {
             self.send_waiting(key, now);
         } else {
-            // It may have been looked for in vain for long, and ever more patiently.
-            peer.asking.renew(now);
+            if !waits_already {
+                // It may have been looked for in vain for long, and ever more patiently.
+                peer.asking.renew(now);
+            }
             if peer.may_call() {
                 self.handle_peer_due(key, now);
             } else {
