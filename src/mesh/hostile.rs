@@ -266,6 +266,32 @@ fn a_full_table_of_peers_still_lets_a_member_in() {
 }
 
 #[test]
+fn whoever_rang_in_a_crowd_is_called_a_little_later() {
+    let mut stage = Stage::new();
+    let crowd: Vec<_> = (10..23).map(villain).collect();
+    for (n, ringing) in crowd.iter().enumerate() {
+        stage.admit(ringing, &format!("d{n}"));
+    }
+    let keys: Vec<_> = stage.mesh.peers.iter().map(|peer| peer.key).collect();
+    keys.into_iter().for_each(|key| stage.mesh.drop_peer(key, stage.now));
+    for ringing in &crowd {
+        stage.mesh.keep_company(&ringing.id.public(), stage.now);
+    }
+    let called = |stage: &Stage| {
+        let is_called =
+            |villain: &&Villain| stage.mesh.peers.member(&villain.id.public()).is_some();
+        crowd.iter().filter(is_called).count()
+    };
+    assert_eq!(called(&stage), 8);
+    for more in 1..=5 {
+        stage.now += Duration::from_secs(1);
+        stage.mesh.handle_timeout(stage.now);
+        stage.drain();
+        assert_eq!(called(&stage), 8 + more);
+    }
+}
+
+#[test]
 fn pinging_a_device_that_is_off_every_second_asks_for_it_ever_more_seldom() {
     let (mut stage, alice, bob) = (Stage::new(), villain(4), villain(5));
     stage.admit(&alice, "alice");
@@ -289,10 +315,7 @@ fn pinging_a_device_that_is_off_every_second_asks_for_it_ever_more_seldom() {
 #[test]
 fn nobody_calls_the_key_of_a_guest_that_uses_another_by_now() {
     let (mut stage, guest) = (Stage::new(), villain(4));
-    let caller = tags::Caller {
-        who: Who::Guest(InviteId([0; 16])),
-        remote: guest.wg.public(),
-    };
+    let caller = tags::Caller { who: Who::Guest(InviteId([0; 16])), remote: guest.wg.public() };
     stage.mesh.allow(caller);
     let ours = stage.mesh.me.identity.wg.public();
     let mut tunnel = Tunnel::new(&guest.wg, &ours, SlotIndex(9)).unwrap();

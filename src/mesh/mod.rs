@@ -141,7 +141,7 @@ pub struct Mesh {
     /// The removed devices that were told so since the start.
     told_removed: BTreeSet<DeviceId>,
     clients: Clients,
-    /// How many of those that look for company may be called.
+    /// Whom of those that look for company to call, and how many.
     company: Company,
     writes: Writes,
     deadlines: Deadlines<Timer>,
@@ -226,6 +226,7 @@ enum Timer {
     Tags,
     Cache,
     Neighbours,
+    Company,
     Hold,
 }
 

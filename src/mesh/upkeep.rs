@@ -56,6 +56,7 @@ impl Mesh {
             Timer::Tags => self.roll_tags(now),
             Timer::Cache => self.save_cache(now),
             Timer::Neighbours => self.choose_neighbours(now),
+            Timer::Company => self.call_remembered(now),
             Timer::Hold => self.release_user_data(now),
         }
     }
