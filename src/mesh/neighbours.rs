@@ -100,10 +100,11 @@ impl Mesh {
         if !hopeless.is_empty() {
             self.choice.patience = (self.choice.patience * 2).min(MOST_PATIENCE);
             let connected = self.peers.iter().filter(|peer| peer.is_connected());
-            let connected = connected.filter_map(Peer::device).filter(|at| !known.contains(at));
+            let connected = connected.filter_map(|peer| Some((peer.purpose, peer.device()?)));
+            let connected = connected.filter(|(_, device)| !known.contains(device));
             // An odd one by lot: who calls with many devices must not take one place after the other.
             let half = (lacking + self.rng.random_range(0..=1)) / 2;
-            chosen = connected.sample(&mut self.rng, half);
+            chosen = by_lot(connected, half, &mut self.rng);
             known.extend(&chosen);
         }
         let agreed = self.beside(&self.me.identity.id.public());
@@ -212,6 +213,20 @@ impl Mesh {
     }
 }
 
+/// So many of those that are connected, by lot. Whoever only calls comes last: it may call with many
+/// devices, but where nobody else is there it is all that there is.
+fn by_lot(
+    connected: impl Iterator<Item = (Purpose, DeviceId)>,
+    count: usize,
+    rng: &mut StdRng,
+) -> Vec<DeviceId> {
+    let only_calls = |(purpose, _): &(Purpose, DeviceId)| *purpose == Purpose::Company;
+    let (callers, chosen): (Vec<_>, Vec<_>) = connected.partition(only_calls);
+    let mut lot = chosen.into_iter().sample(rng, count);
+    lot.extend(callers.into_iter().sample(rng, count - lot.len()));
+    lot.into_iter().map(|(_, device)| device).collect()
+}
+
 /// Those of the `members` that have `this` for a neighbour as it has them. One walk over them: they are
 /// looked through whenever anybody is looked for.
 fn agreed(this: &DeviceId, members: impl Iterator<Item = DeviceId>) -> BTreeSet<DeviceId> {
@@ -263,6 +278,17 @@ mod tests {
             reached.extend(reached.iter().flat_map(of).collect::<Vec<_>>());
         }
         assert_eq!(reached.len(), all.len());
+    }
+
+    #[test]
+    fn whoever_calls_with_many_devices_gets_only_what_is_left() {
+        let all = devices(100);
+        let mut rng = StdRng::seed_from_u64(1);
+        let own = [(Purpose::Roster, all[0]), (Purpose::User, all[1])];
+        let callers = all[2..].iter().map(|device| (Purpose::Company, *device));
+        let lot = by_lot(callers.clone().chain(own), 3, &mut rng);
+        assert!(lot.len() == 3 && lot.contains(&all[0]) && lot.contains(&all[1]), "{lot:?}");
+        assert_eq!(by_lot(callers, 3, &mut rng).len(), 3);
     }
 
     #[test]
