@@ -9,7 +9,9 @@
 //! (RFC 4443, section 3.2), from the packet's destination, which lies behind the path in question.
 //! The host remembers the size for that destination and says it to the program, if it asks.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::packet::{
@@ -37,9 +39,33 @@ const OFFSET: u16 = 0x1fff;
 /// The most that fragments make together, in bytes: what a length field of IP can say.
 const MAX_PAYLOAD: usize = 65_535;
 
-/// Names fragments of packets that had no name: one count for all, since several threads may
-/// fragment packets of the same two hosts.
-static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+/// Names the fragments of packets that had no name; for all threads together, since several may fragment
+/// packets of the same two hosts.
+static NAMES: LazyLock<Names> = LazyLock::new(Names::new);
+
+/// Counts that pairs of hosts share by lot: with so many, two pairs hardly ever do.
+const COUNTS: usize = 256;
+
+/// Which name comes next between two hosts: RFC 7739, section 5.3. Each pair counts from a number that
+/// nobody can know who has not seen the pair's fragments: so nobody can make fragments that are put
+/// together with them, or learn from fragments to itself how many others get.
+struct Names {
+    key: RandomState,
+    counts: [AtomicU32; COUNTS],
+}
+
+impl Names {
+    fn new() -> Self {
+        Self { key: RandomState::new(), counts: [const { AtomicU32::new(0) }; COUNTS] }
+    }
+
+    /// The next name between the two whose `addresses` these are.
+    fn next(&self, addresses: &[u8]) -> u32 {
+        let hash = self.key.hash_one(addresses);
+        let count = &self.counts[hash as usize % COUNTS];
+        ((hash >> 32) as u32).wrapping_add(count.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// The fragments of one packet, written one by one.
 #[derive(Debug)]
@@ -80,7 +106,7 @@ impl<'a> Fragments<'a> {
         let flags = be16(headers, 6)?;
         // An unfragmented packet with DF needs no name, and often has none (RFC 6864).
         let named = flags & (DF | MF | OFFSET) != DF;
-        let id = if named { be16(headers, 4)?.into() } else { fresh_id() };
+        let id = if named { be16(headers, 4)?.into() } else { NAMES.next(&headers[12..]) };
         (headers[0] == 0x45).then_some(())?;
         Some(Self {
             headers,
@@ -121,7 +147,7 @@ impl<'a> Fragments<'a> {
                 ..whole
             }
         } else {
-            Self { id: fresh_id(), ..whole }
+            Self { id: NAMES.next(&headers[8..]), ..whole }
         };
         let extended = EXTENSIONS.contains(&fragments.next_header) && fragments.offset == 0;
         (!extended).then_some(fragments)
@@ -225,10 +251,6 @@ fn room(limit: usize, headers: usize) -> Option<usize> {
     limit.checked_sub(headers).map(|room| room / 8 * 8).filter(|room| *room > 0)
 }
 
-fn fresh_id() -> u32 {
-    NEXT_ID.fetch_add(1, Ordering::Relaxed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::packet::UDP;
@@ -262,6 +284,30 @@ mod tests {
             whole.extend_from_slice(&part[if v4 { 20 } else { 48 }..]);
         }
         whole
+    }
+
+    #[test]
+    fn names_count_up_between_two_hosts_and_tell_nothing_of_those_between_others() {
+        let names = Names::new();
+        let between = |host: u8| names.next(&[10, 0, 0, 1, 10, 0, 0, host]);
+        let first: Vec<_> = (2..102).map(between).collect();
+        for (host, first) in (2..102).zip(&first) {
+            // Who shares its count may have come in between.
+            assert!((1..=100).contains(&between(host).wrapping_sub(*first)), "{host}");
+        }
+        let near = |pair: &[u32]| pair[1].wrapping_sub(pair[0]).wrapping_add(1000) < 2000;
+        assert!(!first.windows(2).any(near), "{first:?}");
+        assert_ne!(Names::new().next(&[10, 0, 0, 1, 10, 0, 0, 2]), first[0], "another start");
+    }
+
+    #[test]
+    fn fragments_of_packets_between_others_are_named_apart() {
+        let name = |destination: &str| {
+            let packet = build("fd00::1", destination, UDP, &[7; 1400]);
+            be32(&fragments(&packet, 1280)[0], IPV6_HEADER + 4).unwrap()
+        };
+        let (a, b) = (name("fd00::2"), name("fd00::3"));
+        assert!(a.abs_diff(b) > 1000, "{a} and {b}");
     }
 
     #[test]
