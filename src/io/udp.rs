@@ -17,8 +17,10 @@
 //!   the datagram is dropped, which the caller counts. UDP has no better place to queue, and a sender that does
 //!   not wait at all throws away what a burst needs a millisecond for.
 //! * **GSO refused**: the batch goes out datagram by datagram. Only when that works was GSO the
-//!   culprit, and is left off on this socket for `EIO`, `EINVAL` and `ENOPROTOOPT` (the driver or the
-//!   kernel cannot); for `EMSGSIZE` only this batch was too large for its link.
+//!   culprit; with `EMSGSIZE` only this batch was too large for its link. With `EIO`, `EINVAL` and
+//!   `ENOPROTOOPT` the driver or the kernel cannot, or not to that destination: older kernels answer so
+//!   to what is too large, and every one for links under IPsec. So GSO is left off on this socket after
+//!   three batches in a row, and tried again later.
 //!
 //! The ECN field of the IP header goes out as told and comes in as it was.
 //!

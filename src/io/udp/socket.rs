@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use parking_lot::RwLock;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSocketState};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -28,6 +29,13 @@ const MAX_GSO_BYTES: usize = 65_487;
 /// The most segments one `sendmsg` takes (`UDP_MAX_SEGMENTS` before Linux 6.9).
 const MAX_GSO_SEGMENTS: usize = 64;
 
+/// GSO is left off after so many batches in a row that only went out without. A single one shows little:
+/// the link to its destination may be too narrow at the moment, or sealed by IPsec.
+const GSO_REFUSALS: u32 = 3;
+
+/// And is tried again after so many batches without it: a few seconds of full speed.
+const GSO_RETRY: u32 = 4096;
+
 /// No DF, and no belief in ICMP; the link's own MTU holds.
 const MAY_FRAGMENT: sockopt::Ipv4PathMtuDiscovery = sockopt::Ipv4PathMtuDiscovery::OMIT;
 
@@ -47,11 +55,11 @@ pub(super) enum Share {
 #[derive(Debug)]
 pub(super) struct UdpHalf {
     socket: UdpSocket,
-    /// Sends by GSO where the kernel does.
-    state: UdpSocketState,
-    /// What sends and receives once GSO was refused: quinn-udp answers any `EINVAL` by leaving the
-    /// ECN field out as well, for ever.
-    without_gso: OnceLock<UdpSocketState>,
+    /// Sends by GSO where the kernel does. quinn-udp answers any `EINVAL` or `EIO` by leaving GSO and
+    /// the ECN field out for ever, so after one there is a new state.
+    state: RwLock<UdpSocketState>,
+    /// Batches in a row for which GSO was refused, and after those the ones that were sent without.
+    refused: AtomicU32,
 }
 
 impl UdpHalf {
@@ -74,9 +82,9 @@ impl UdpHalf {
         enlarge_buffers(&socket);
         socket.bind(&address.into())?;
         let socket = UdpSocket::from(socket);
-        let state = state_of(&socket)?;
+        let state = RwLock::new(state_of(&socket)?);
         let port = socket.local_addr()?.port();
-        Ok((Self { socket, state, without_gso: OnceLock::new() }, port))
+        Ok((Self { socket, state, refused: AtomicU32::new(0) }, port))
     }
 
     /// Lets further sockets of this process bind the same port. Only afterwards, so that the first
@@ -114,11 +122,22 @@ impl UdpHalf {
 
     /// Whether batches go out by GSO, as far as is known.
     pub(super) fn gso(&self) -> bool {
-        self.without_gso.get().is_none() && self.state.max_gso_segments() > 1
+        self.refused.load(Ordering::Relaxed) < GSO_REFUSALS && self.can_gso()
     }
 
-    fn state(&self) -> &UdpSocketState {
-        self.without_gso.get().unwrap_or(&self.state)
+    fn can_gso(&self) -> bool {
+        self.state.read().max_gso_segments() > 1
+    }
+
+    /// Whether the next batch goes out by GSO.
+    fn tries_gso(&self) -> bool {
+        let refused = self.refused.load(Ordering::Relaxed);
+        if refused < GSO_REFUSALS {
+            return self.can_gso();
+        }
+        let again = refused >= GSO_REFUSALS + GSO_RETRY;
+        self.refused.store(if again { GSO_REFUSALS - 1 } else { refused + 1 }, Ordering::Relaxed);
+        again && self.can_gso()
     }
 
     /// Sends a run of datagrams of `stride` bytes each but the last.
@@ -139,10 +158,13 @@ impl UdpHalf {
 
     fn send_batch(&self, to: SocketAddr, ecn: Ecn, batch: &[u8], stride: usize) -> io::Result<()> {
         let mut refused = None;
-        if self.gso() {
+        if self.tries_gso() {
             match self.patiently(to, ecn, batch, Some(stride)) {
                 Err(error) if is_gso_refusal(&error) => refused = Errno::from_io_error(&error),
-                other => return other,
+                other => {
+                    self.refused.store(0, Ordering::Relaxed);
+                    return other;
+                }
             }
         }
         let mut result = Ok(());
@@ -150,9 +172,12 @@ impl UdpHalf {
             result = result.and(self.send_one(to, ecn, datagram));
         }
         if result.is_ok() && refused.is_some_and(|errno| errno != Errno::MSGSIZE) {
-            tracing::info!(?refused, "the kernel refuses UDP GSO; going on without");
-            if let Ok(state) = state_of(&self.socket) {
-                self.without_gso.get_or_init(|| state);
+            let before = self.refused.fetch_add(1, Ordering::Relaxed);
+            if before + 1 == GSO_REFUSALS {
+                tracing::debug!(
+                    ?refused,
+                    "the kernel refuses UDP GSO; going on without for a while"
+                );
             }
         }
         result
@@ -179,7 +204,15 @@ impl UdpHalf {
     ) -> io::Result<()> {
         let ecn = EcnCodepoint::from_bits(ecn as u8);
         let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
-        let send = || self.state().try_send((&self.socket).into(), &transmit);
+        let send = || {
+            let sent = self.state.read().try_send((&self.socket).into(), &transmit);
+            if sent.as_ref().is_err_and(ends_state)
+                && let Ok(state) = state_of(&self.socket)
+            {
+                *self.state.write() = state;
+            }
+            sent
+        };
         match send() {
             Err(error) if is_full(&error) => {}
             other => return other,
@@ -196,8 +229,8 @@ impl UdpHalf {
     /// Receives what is there; see [`UdpQueue::recv`](super::UdpQueue::recv).
     pub(super) fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         for _ in 0..ERROR_TRIES {
-            let filled =
-                batch.fill(|slices, meta| self.state().recv((&self.socket).into(), slices, meta));
+            let filled = batch
+                .fill(|slices, meta| self.state.read().recv((&self.socket).into(), slices, meta));
             match filled {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if !is_fatal(&error) => {}
@@ -247,6 +280,11 @@ fn enlarge_buffers(socket: &Socket) {
 /// Whether there was no room: in the socket's buffer, or in the queue of the link.
 fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || Errno::from_io_error(error) == Some(Errno::NOBUFS)
+}
+
+/// Whether quinn-udp does less for ever after this.
+fn ends_state(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::IO))
 }
 
 /// Whether a batch may have failed because it was one.
@@ -310,18 +348,52 @@ mod tests {
         }
     }
 
+    /// Whether the socket's batches are refused: without checksums the kernel has no UDP_SEGMENT, which
+    /// it says with EINVAL, and all else.
+    fn refuse_gso(half: &UdpHalf, refuse: bool) {
+        set_option(&half.socket, libc::SO_NO_CHECK, refuse).unwrap();
+    }
+
     #[test]
     fn a_socket_that_refuses_gso_goes_on_without_and_keeps_the_ecn_field() {
         let ((a, _), (b, to)) = (half(true), half(true));
         assert!(a.gso());
-        // Without checksums the kernel refuses UDP_SEGMENT, with EINVAL, and nothing else.
-        set_option(&a.socket, libc::SO_NO_CHECK, true).unwrap();
-        a.send_run(to, Ecn::Ect0, &[7; 2_500], 1_000).unwrap();
-        let lengths: Vec<_> = collect(&b, 3).into_iter().map(|(_, len)| len).collect();
-        assert_eq!((a.gso(), &lengths[..]), (false, &[1_000, 1_000, 500][..]));
-        a.send_run(to, Ecn::Ce, &[7; 2_500], 1_000).unwrap();
-        assert_eq!(collect(&b, 3), [1_000, 1_000, 500].map(|len| (Ecn::Ce, len)));
+        refuse_gso(&a, true);
+        for ecn in [Ecn::Ect0, Ecn::Ce, Ecn::Ect1, Ecn::Ect0] {
+            a.send_run(to, ecn, &[7; 2_500], 1_000).unwrap();
+            assert_eq!(collect(&b, 3), [1_000, 1_000, 500].map(|len| (ecn, len)));
+        }
+        assert!(!a.gso());
         let (other, _) = half(true);
         assert!(other.gso(), "another socket is another question");
+    }
+
+    #[test]
+    fn one_refused_batch_leaves_gso_on_and_after_several_it_is_tried_again() {
+        let ((a, _), (b, to)) = (half(true), half(true));
+        let run = || {
+            a.send_run(to, Ecn::NotEct, &[7; 2_000], 1_000).unwrap();
+            assert_eq!(collect(&b, 2).len(), 2);
+        };
+        for refusals in [1, GSO_REFUSALS] {
+            refuse_gso(&a, true);
+            (0..refusals).for_each(|_| run());
+            refuse_gso(&a, false);
+            assert_eq!(a.gso(), refusals < GSO_REFUSALS);
+            run();
+        }
+        (0..GSO_RETRY).for_each(|_| run());
+        assert!(a.gso());
+    }
+
+    #[test]
+    fn a_datagram_that_cannot_be_sent_costs_the_others_neither_gso_nor_the_ecn_field() {
+        let ((a, _), (b, to)) = (half(true), half(true));
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let error = a.send_one(nowhere, Ecn::NotEct, b"x").unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::INVAL), "as to a blackhole route");
+        assert!(a.gso());
+        a.send_run(to, Ecn::Ect0, &[7; 2_500], 1_000).unwrap();
+        assert_eq!(collect(&b, 3), [1_000, 1_000, 500].map(|len| (Ecn::Ect0, len)));
     }
 }
