@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{CONNECT_LIMIT, Scenario};
+use super::{CONNECT_LIMIT, Scenario, connect};
 use crate::lab::host::Host;
 use crate::lab::lan::cable;
 use crate::lab::namespace::Namespace;
@@ -43,12 +43,7 @@ impl Pair {
     fn start(world: &World) -> Result<Self> {
         let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
         let [outer, _] = cable(&a, &b)?;
-        let (mut a, mut b) = (world.host_in("a", a)?, world.host_in("b", b)?);
-        a.start()?;
-        b.start()?;
-        b.join(&a.create("home")?.invite)?;
-        a.wait_connected(&["b"], CONNECT_LIMIT)?;
-        b.wait_connected(&["a"], CONNECT_LIMIT)?;
+        let (mut a, mut b) = connect(world.host_in("a", a)?, world.host_in("b", b)?)?;
         let member = b.status()?;
         b.kill9();
         // Our timestamps count from another second of TAI than most, and so are 27 s ahead: to an

@@ -49,16 +49,19 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static [&'static str], Sce
     parts.flat_map(|(part, tools)| part.iter().map(move |(name, run)| (*name, tools, *run)))
 }
 
-/// Starts two hosts, makes the network `home` on the first and joins with the second.
+/// Two hosts on these LANs, [connected](connect).
 fn pair(world: &World, names: [&str; 2], lans: [&Lan; 2]) -> Result<(Host, Host)> {
-    let mut first = world.host(names[0], lans[0])?;
-    let mut second = world.host(names[1], lans[1])?;
+    let [first, second] = names;
+    connect(world.host(first, lans[0])?, world.host(second, lans[1])?)
+}
+
+/// Starts two hosts, makes the network `home` on the first and joins with the second.
+fn connect(mut first: Host, mut second: Host) -> Result<(Host, Host)> {
     first.start()?;
     second.start()?;
-    let invite = first.create("home")?.invite;
-    second.join(&invite)?;
-    first.wait_connected(&[names[1]], CONNECT_LIMIT)?;
-    second.wait_connected(&[names[0]], CONNECT_LIMIT)?;
+    second.join(&first.create("home")?.invite)?;
+    first.wait_connected(&[&*second.name], CONNECT_LIMIT)?;
+    second.wait_connected(&[&*first.name], CONNECT_LIMIT)?;
     Ok((first, second))
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{CONNECT_LIMIT, Scenario};
+use super::{Scenario, connect};
 use crate::lab::echo::echo;
 use crate::lab::host::Host;
 use crate::lab::namespace::Namespace;
@@ -129,11 +129,6 @@ fn pair(world: &World, middle: u16, v4: bool, routers: Routers) -> Result<(Narro
     let spaces = [Namespace::new("a")?, Namespace::new("b")?];
     let narrow = Narrow::between([&spaces[0], &spaces[1]], middle, v4, routers)?;
     let [a, b] = spaces;
-    let (mut a, mut b) = (world.host_in("a", a)?, world.host_in("b", b)?);
-    a.start()?;
-    b.start()?;
-    b.join(&a.create("home")?.invite)?;
-    a.wait_connected(&["b"], CONNECT_LIMIT)?;
-    b.wait_connected(&["a"], CONNECT_LIMIT)?;
+    let (a, b) = connect(world.host_in("a", a)?, world.host_in("b", b)?)?;
     Ok((narrow, a, b))
 }
