@@ -8,6 +8,7 @@
 //! | [`session`] | the keys of one handshake: counters, and which of a peer's sessions seals |
 //! | [`window`] | which counters were received |
 //! | [`timers`] | what happens without a datagram |
+//! | [`wipe`] | what a handshake leaves on the stack |
 //!
 //! The session layer is our own, and not boringtun's, for three reasons: its keys are private, and so
 //! out of reach of the [`aead`](super::aead) that makes the data plane fast; it reads the clock, where
@@ -25,6 +26,7 @@ mod session;
 mod timers;
 mod timestamp;
 mod window;
+mod wipe;
 
 #[cfg(test)]
 mod interop;
@@ -44,6 +46,7 @@ use self::noise::{Claim, Statics, initiate};
 use self::session::{Session, Sessions};
 use self::timers::{Attempt, Timers};
 use self::timestamp::Timestamp;
+use self::wipe::wiped;
 use super::SlotIndex;
 use super::guard::handshake_class;
 use super::packet::said_len;
@@ -180,7 +183,7 @@ impl Tunnel {
                 let initiation = Initiation::read(&self.statics.local, datagram);
                 self.handle_initiation(initiation.ok_or(TunnelError::NotAuthentic)?, out, now)
             }
-            Some(Class::Response) => self.handle_response(datagram, out, now),
+            Some(Class::Response) => wiped(|| self.handle_response(datagram, out, now)),
             Some(Class::CookieReply) => {
                 self.macs.store(datagram, now)?;
                 Ok(HandshakeOutcome::CookieStored)
@@ -206,10 +209,13 @@ impl Tunnel {
         }
         (self.stamps.received, self.answered_at) = (proof.timestamp, Some(now));
         let (local, remote) = (self.next_index(), proof.sender());
-        let (mut response, keys) =
-            proof.respond(local, &ephemeral()).ok_or(TunnelError::Malformed)?;
+        let answer = wiped(|| {
+            let (response, keys) = proof.respond(local, &ephemeral())?;
+            Some((response, Session::new(&keys, local, remote, false, now)))
+        });
+        let (mut response, session) = answer.ok_or(TunnelError::Malformed)?;
         self.macs.write(&mut response, now);
-        self.sessions.offer(Session::new(&keys, local, remote, false, now));
+        self.sessions.offer(session);
         self.timers.note_received(false, now);
         self.timers.note_sent(false, now);
         out.push(response.to_vec());
@@ -357,7 +363,7 @@ impl Tunnel {
         let local = self.next_index();
         self.stamps.sent = Timestamp::after(self.stamps.sent);
         let (mut message, initiated) =
-            initiate(&self.statics, local, self.stamps.sent, ephemeral())
+            wiped(|| initiate(&self.statics, local, self.stamps.sent, ephemeral()))
                 .expect("the peer's key is of no low order, or there were no `Statics`");
         self.macs.write(&mut message, now);
         self.attempt = Some(match self.attempt.take() {
