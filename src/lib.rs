@@ -42,7 +42,7 @@
 //! | [`identity`] | who I am: keys, addresses | – |
 //! | [`membership`] | who belongs: signed ops, the roster, invites | identity |
 //! | [`wire`] | what is said: codecs of everything that comes from outside | identity, membership |
-//! | [`forward`] | moves packets: routing, sessions, segmentation | identity, wire |
+//! | [`forward`] | moves packets: routing, WireGuard sessions and their cipher, segmentation | identity, wire |
 //! | [`api`], [`config`] | what the user and the agent say to each other | identity |
 //! | [`mesh`] | decides | all above but config; of forward the table, its slots and tunnels |
 //! | [`io`] | touches kernel, network, disk, clock | identity, wire, api, mesh::event, forward's buffers |

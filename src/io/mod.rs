@@ -3,12 +3,12 @@
 //!
 //! Nothing here decides: each file turns one piece of the outside world into plain types and calls.
 //! The control loop uses them from one thread; [`tun`] and [`udp`] are also used by the data
-//! threads, through `&self` and without a lock.
+//! threads, through `&self`.
 //!
 //! | file | touches |
 //! |---|---|
 //! | [`tun`] | the TUN device: whole vnet frames where the kernel offloads, packets where not |
-//! | [`udp`] | the sockets of a network: GSO, GRO, ECN, `recvmmsg` |
+//! | [`udp`] | the sockets of a network: GSO, GRO, ECN, `recvmmsg`, and programs in the kernel that choose the socket and drop floods |
 //! | [`netlink`] | links, addresses, routes, and the news about them |
 //! | [`portmap`] | UPnP IGD, PCP and NAT-PMP |
 //! | [`dht`] | the BitTorrent Mainline DHT |

@@ -5,7 +5,8 @@
 //! comes to one socket, in order; whatever is sent leaves from the same port, whichever socket sends
 //! it. One pair more, the [`gate`](UdpPort::gate), gets all that is no transport datagram (`steer`).
 //! The first pair is bound without `SO_REUSEPORT`, so that a port that anybody else has is found
-//! taken, and is opened to the others afterwards.
+//! taken, and is opened to the others afterwards. While strangers flood a socket,
+//! the kernel drops what they send before it is queued (`sieve`).
 //!
 //! A send is one `sendmsg`, with `UDP_SEGMENT` (GSO) where a batch of equal datagrams goes to one
 //! address; a receive is one `recvmmsg` with `UDP_GRO`, which gives runs of datagrams of one
