@@ -77,7 +77,7 @@ programs=$out/$(rustc -vV | sed -n 's/^host: //p')/release
 # packets that are made up, enough for a few dozen.
 max_len() {
     case $1 in
-    datagram) echo 2048 ;;
+    datagram | aead) echo 2048 ;;
     stun | store) echo 1500 ;;
     control | op | packet) echo 1300 ;;
     api | config | segment) echo 1024 ;;

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| ginnel_fuzz::fuzz("saved", data));
+ginnel_fuzz::target!("saved");

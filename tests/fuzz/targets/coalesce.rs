@@ -9,7 +9,7 @@ use ginnel::forward::packet::{Header, TCP, UDP};
 use ginnel::forward::segment::VnetHeader;
 
 use super::Source;
-use super::packets::{build, complete, naive_cut, naive_sum, sized, transport_of};
+use super::packets::{build, complete, joined, naive_cut, naive_sum, sized, transport_of};
 
 /// The most packets of a batch, more than one super-packet takes.
 const MAX_PACKETS: usize = 80;
@@ -108,9 +108,7 @@ fn check(merge: Merge, packets: &[Vec<u8>]) {
         at += packet.len();
     }
     let mut frames = Vec::new();
-    coalescer.flush(&arena, &mut |slices| {
-        frames.push(slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>());
-    });
+    coalescer.flush(&arena, &mut |slices| frames.push(joined(slices)));
     assert!(coalescer.is_empty() && frames.len() <= packets.len());
     let mut cut = Vec::new();
     for frame in &frames {
@@ -128,7 +126,7 @@ fn check(merge: Merge, packets: &[Vec<u8>]) {
         let arrived = &arrived[flow];
         assert_eq!(sent.len(), arrived.len());
         for (sent, arrived) in sent.iter().zip(arrived) {
-            assert_eq!(comparable(sent), comparable(arrived));
+            assert!(sent == arrived || comparable(sent) == comparable(arrived));
         }
     }
 }

@@ -28,7 +28,7 @@ use ginnel::wire::classify::{
 use ginnel::wire::control::{Control, MAX_MESSAGE};
 use ginnel::wire::stun::Envelope;
 
-use super::packets::build;
+use super::packets::{build, joined};
 use super::{Source, messages, said};
 
 /// Inputs after which the sessions are made anew: a hundred seconds of [`STEP`]s, before one is old.
@@ -50,6 +50,7 @@ thread_local! {
 /// A device with two peers that have sessions: the first may send user data, the second control
 /// messages only.
 struct World {
+    me: WgSecret,
     table: ForwardingTable,
     guard: HandshakeGuard,
     drops: DropCounters,
@@ -119,6 +120,7 @@ impl World {
         Self {
             table: ForwardingTable::new(slots).with_local(own()),
             guard: HandshakeGuard::new(&[&me], now),
+            me,
             drops: DropCounters::default(),
             upcalls: Upcalls::default(),
             ingress: Ingress::new(Merge::TcpAndUdp),
@@ -144,9 +146,7 @@ impl World {
     fn receive(&mut self, bytes: &[u8], stride: usize) -> Vec<Vec<u8>> {
         let run = Run { from: from(3), ecn: Ecn::NotEct, bytes, stride };
         let mut frames = Vec::new();
-        let mut write = |slices: &[IoSlice<'_>]| {
-            frames.push(slices.iter().flat_map(|slice| slice.iter().copied()).collect());
-        };
+        let mut write = |parts: &[IoSlice<'_>]| frames.push(joined(parts));
         let mut shared = Shared {
             table: &self.table,
             guard: &self.guard,
@@ -249,13 +249,14 @@ pub fn datagram(data: &[u8]) {
             }
             5 => {
                 let len = usize::from(detail) * 6 + 1;
-                let sealed: Vec<u8> =
-                    rest.chunks(len).take(32).flat_map(|inner| world.seal(0, inner)).collect();
+                let sealed: Vec<_> =
+                    rest.chunks(len).take(32).map(|inner| world.seal(0, inner)).collect();
+                let sealed = sealed.concat();
                 let frames = world.receive(&sealed, len.next_multiple_of(16) + SEAL_OVERHEAD);
                 check_frames(&frames);
             }
             6 => {
-                let message = with_mac1(detail, rest);
+                let message = with_mac1(&world.me, detail, rest);
                 assert!(world.receive(&message, message.len()).is_empty());
             }
             _ => {
@@ -296,14 +297,14 @@ fn is_whole(inner: &[u8]) -> bool {
     }
 }
 
-/// A handshake message to us with a right MAC1: an initiation or an answer.
-fn with_mac1(kind: u8, body: &[u8]) -> Vec<u8> {
+/// A handshake message with a right MAC1: an initiation or an answer.
+fn with_mac1(to: &WgSecret, kind: u8, body: &[u8]) -> Vec<u8> {
     let (first, len) = if kind & 1 == 0 { (1, INITIATION_LEN) } else { (2, RESPONSE_LEN) };
     let mut message = vec![0; len];
     message[0] = first;
     let taken = body.len().min(len - 4 - 2 * MAC_LEN);
     message[4..4 + taken].copy_from_slice(&body[..taken]);
-    set_mac1(&mut message, &secret(1).public());
+    set_mac1(&mut message, &to.public());
     message
 }
 
@@ -321,7 +322,7 @@ pub fn handshake(data: &[u8]) {
         let mut source = Source(data);
         let kind = source.byte();
         let mut message = match kind % 3 {
-            0 => with_mac1(kind >> 2, source.0),
+            0 => with_mac1(&world.me, kind >> 2, source.0),
             1 => world.true_ones[usize::from(kind >> 2 & 1)].clone(),
             _ => [&[3, 0, 0, 0][..], source.take(60)].concat(),
         };
@@ -330,10 +331,10 @@ pub fn handshake(data: &[u8]) {
                 let at = usize::from(source.byte()) % message.len();
                 message[at] ^= source.byte();
             }
-            set_mac1(&mut message, &secret(1).public());
+            set_mac1(&mut message, &world.me.public());
         }
         let changed = !world.true_ones.iter().any(|one| signed(one) == signed(&message));
-        let named = Initiation::read(&secret(1), &message).map(|read| read.names());
+        let named = Initiation::read(&world.me, &message).map(|read| read.names());
         assert!(named.is_none() || message.len() == INITIATION_LEN);
         // A stranger's initiation costs the tunnel as much as it cost to see that it is one.
         if named.is_none() && message.len() == INITIATION_LEN && !said::seldom() {

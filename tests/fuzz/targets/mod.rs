@@ -82,6 +82,7 @@ const CODEC: usize = 16 << 10;
 const STUN: usize = 64 << 10;
 
 /// One parser, or a few that read the same bytes.
+#[derive(Clone, Copy)]
 pub struct Target {
     /// Its name, in `bin/` and `corpus/`.
     pub name: &'static str,

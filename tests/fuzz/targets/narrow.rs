@@ -15,6 +15,17 @@ const MAX_LIMIT: u16 = 1_600;
 /// a super-packet may be cut into as many packets as it has bytes.
 const STEP: usize = 8;
 
+/// What a packet is lengthened by.
+const PAYLOAD: [u8; 255 * STEP] = {
+    let mut bytes = [0; 255 * STEP];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = (at % 251) as u8;
+        at += 1;
+    }
+    bytes
+};
+
 /// The most pieces of one packet, about.
 const MAX_PIECES: usize = 128;
 
@@ -31,8 +42,7 @@ pub fn narrow(data: &[u8]) {
     let [mode, longer] = source.array();
     let limit = usize::from(u16::from_be_bytes(source.array()) % MAX_LIMIT);
     let Some((vnet, bytes)) = VnetHeader::decode(source.rest()) else { return };
-    let payload = (0..usize::from(longer) * STEP).map(|at| (at % 251) as u8);
-    let mut packet: Vec<u8> = bytes.iter().copied().chain(payload).collect();
+    let mut packet = [bytes, &PAYLOAD[..usize::from(longer) * STEP]].concat();
     if mode & 1 == 1 {
         packet = sized(&packet);
     }
@@ -91,8 +101,8 @@ fn fit(vnet: VnetHeader, packet: &[u8], header: Header, limit: usize) -> Vec<Vec
     }
     assert_eq!(segments.next_len(), None);
     if let Some(upper) = upper {
-        let payload = wanted.iter().flat_map(|piece| &piece[upper..]);
-        assert!(payload.eq(&packet[upper..]), "the same bytes");
+        let payload: Vec<_> = wanted.iter().map(|piece| &piece[upper..]).collect();
+        assert!(payload.concat() == packet[upper..], "the same bytes");
     }
     plain
 }

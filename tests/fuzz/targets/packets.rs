@@ -1,5 +1,6 @@
 //! IP packets: headers, control packets, and the cutting of super-packets against a naive reference.
 
+use std::io::IoSlice;
 use std::net::IpAddr;
 
 use ginnel::forward::LocalAddresses;
@@ -59,17 +60,29 @@ pub fn sized(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The one's complement sum of big-endian words. Eight bytes are added at once, which the carries
-/// make the same.
+/// make the same, and a block of them without a branch, each of which the fuzzer would watch.
 pub fn naive_sum(bytes: &[u8], start: u32) -> u16 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
+    let (blocks, rest) = bytes.as_chunks::<128>();
+    let mut last = [0; 128];
     last[..rest.len()].copy_from_slice(rest);
-    let words = words.iter().chain([&last]).map(|word| u128::from(u64::from_be_bytes(*word)));
-    let mut total = u128::from(start) + words.sum::<u128>();
+    let of_block = |block: &[u8; 128]| {
+        let words = block.as_chunks::<8>().0;
+        words.iter().map(|word| u128::from(u64::from_be_bytes(*word))).sum::<u128>()
+    };
+    let mut total = u128::from(start) + blocks.iter().chain([&last]).map(of_block).sum::<u128>();
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }
     total as u16
+}
+
+/// The bytes of a frame that was handed over in parts.
+pub fn joined(parts: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    frame
 }
 
 /// The sum of the pseudo-header of a packet without options or extensions, from its bytes.
