@@ -7,7 +7,7 @@ use crate::identity::{NetworkId, RootSecret};
 use crate::io::clock;
 use crate::io::store::{NetworkFile, NetworkStore};
 use crate::membership::{Genesis, Logs, SignedOp, UnixTime};
-use crate::mesh::ledger::gather;
+use crate::mesh::ledger::{Ledger, gather};
 use crate::mesh::wall::Wall;
 use crate::mesh::{Mesh, Saved};
 use crate::wire::record::NetworkSecret;
@@ -41,7 +41,10 @@ impl Agent {
             anyhow::bail!("the file `intent` is missing");
         };
         let genesis = read(&store, NetworkFile::Genesis, |bytes| Genesis::decode(bytes).ok())?;
-        let logs = genesis.as_ref().map(|genesis| verify(genesis, found.ops));
+        let ledger = genesis.map(|genesis| {
+            let logs = verify(&genesis, found.ops);
+            Ledger::new(genesis, logs)
+        });
         let root = read(&store, NetworkFile::Root, |bytes| {
             bytes.try_into().ok().map(RootSecret::from_seed)
         })?;
@@ -52,7 +55,7 @@ impl Agent {
         let saved = Saved {
             identity,
             root,
-            genesis: genesis.zip(logs),
+            ledger,
             secret,
             cache: cache.map(|bytes| bytes.to_vec()).unwrap_or_default(),
             intent,

@@ -12,7 +12,7 @@ use super::tags::Caller;
 use super::writes::Then;
 use super::*;
 use crate::forward::{Carries, PeerSlot};
-use crate::identity::{DeviceId, WgPublicKey};
+use crate::identity::DeviceId;
 use crate::membership::OpBody;
 use crate::membership::invite::InviteId;
 use crate::wire::control::{Control, Secret};
@@ -172,11 +172,9 @@ impl Mesh {
         peer.slot = Arc::new(PeerSlot::succeeding(&peer.slot, allowed, carries));
         peer.who = Who::Member(device);
         peer.bind_tunnel();
-        self.peers.insert(peer);
-        let member = Caller { who: Who::Member(device), remote: member_key(self, &device) };
-        self.allow(member);
         // In use already: its next check is not to be sought among all.
-        let _ = self.tags.key(&member);
+        let _ = self.tags.key(&Caller { who: peer.who, remote: peer.remote });
+        self.peers.insert(peer);
     }
 
     /// The invites that may admit a device decide which guest keys are answered.
@@ -194,7 +192,7 @@ impl Mesh {
             .collect();
         let stale: Vec<_> = self
             .tags
-            .callers()
+            .guests()
             .filter(|caller| matches!(caller.who, Who::Guest(_)) && !callers.contains(caller))
             .copied()
             .collect();
@@ -240,8 +238,4 @@ impl Mesh {
         self.publisher.withdraw(invite, now);
         self.beacons.withdraw(invite, now);
     }
-}
-
-fn member_key(mesh: &Mesh, device: &DeviceId) -> WgPublicKey {
-    mesh.ledger.roster().get(device).map_or(WgPublicKey([0; 32]), |member| member.wg)
 }

@@ -51,7 +51,7 @@ pub struct Saved {
     /// The root key, where it lies here.
     pub root: Option<RootSecret>,
     /// The genesis, and every op, verified anew; unless the device never got so far.
-    pub genesis: Option<(Genesis, Logs)>,
+    pub ledger: Option<Ledger>,
     /// K_net.
     pub secret: Option<NetworkSecret>,
     /// What makes a start quick.
@@ -92,7 +92,8 @@ impl Mesh {
             name: found.network.clone(),
         };
         let identity = new_identity(genesis.network_id(), true, &mut rng);
-        let ledger = Ledger::new(genesis.clone(), Logs::new(root.public()), unix);
+        let mut ledger = Ledger::new(genesis.clone(), Logs::new(root.public()));
+        ledger.derive(unix);
         let me = Me::new(identity, Some(root), found.device.clone());
         let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         mesh.me.secret = Some(NetworkSecret::new(0, mesh.rng.random()));
@@ -206,10 +207,8 @@ impl Mesh {
         let mut me = Me::new(saved.identity, saved.root, saved.intent.name.clone());
         me.secret = saved.secret;
         me.up = saved.intent.up;
-        let ledger = match saved.genesis {
-            Some((genesis, logs)) => Ledger::new(genesis, logs, unix),
-            None => Ledger::empty(me.identity.network),
-        };
+        let mut ledger = saved.ledger.unwrap_or_else(|| Ledger::empty(me.identity.network));
+        ledger.derive(unix);
         let mut mesh = Self::assemble(me, ledger, settings, rng, wall, now);
         let unfinished = saved.intent.invite.as_deref().and_then(|token| token.parse().ok());
         match unfinished {

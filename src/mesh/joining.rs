@@ -114,7 +114,8 @@ impl Mesh {
             let _ = logs.insert(op);
         }
         let unix = self.unix(now);
-        self.ledger = Ledger::new(shown.genesis, logs, unix);
+        self.ledger = Ledger::new(shown.genesis, logs);
+        self.ledger.derive(unix);
         self.check_admitted();
     }
 

@@ -5,21 +5,27 @@
 //! was written to disk. After either, [`Ledger::derive`] says which devices came and went; the
 //! roster in force is always the one of the last `derive`.
 
+use std::sync::{Arc, OnceLock};
+
 use crate::identity::{DeviceId, NetworkId, RootId};
 use crate::membership::log::{Inserted, LogError};
 use crate::membership::op::OpError;
 use crate::membership::pen::PenError;
 use crate::membership::{Author, Genesis, Logs, Member, Op, OpBody, OpId, Roster, SignedOp};
 use crate::membership::{UnixTime, Unverified, Verified};
+use crate::mesh::rings::Rings;
 
-/// Genesis, logs and roster of one network.
-#[derive(Debug)]
+/// Genesis, logs and roster of one network. A copy shares what it holds with the original until one of
+/// them changes, so that it costs nothing.
+#[derive(Debug, Clone)]
 pub struct Ledger {
     network: NetworkId,
     /// `None` while a joining device has not been shown it.
     genesis: Option<Genesis>,
-    logs: Logs,
-    roster: Roster,
+    logs: Arc<Logs>,
+    roster: Arc<Roster>,
+    /// Of the roster's members; made when they are first asked for.
+    rings: Arc<OnceLock<Rings>>,
     /// For when the roster was derived, where no op came since.
     derived: Option<UnixTime>,
 }
@@ -65,15 +71,18 @@ impl Ledger {
     /// An empty ledger of `network`, which knows nothing but the id.
     pub fn empty(network: NetworkId) -> Self {
         // No key verifies under an all-zero root, so this takes no ops.
-        let logs = Logs::new(RootId([0; 32]));
-        Self { network, genesis: None, logs, roster: Roster::default(), derived: None }
+        Self::of(network, None, Logs::new(RootId([0; 32])))
     }
 
-    /// The ledger of a network of which the genesis is known.
-    pub fn new(genesis: Genesis, logs: Logs, now: UnixTime) -> Self {
-        let roster = Roster::derive(&genesis, &logs, now);
-        let (network, genesis) = (genesis.network_id(), Some(genesis));
-        Self { network, genesis, logs, roster, derived: Some(now) }
+    /// The ledger of a network of which the genesis is known. Nobody belongs before the roster was
+    /// [derived](Self::derive).
+    pub fn new(genesis: Genesis, logs: Logs) -> Self {
+        Self::of(genesis.network_id(), Some(genesis), logs)
+    }
+
+    fn of(network: NetworkId, genesis: Option<Genesis>, logs: Logs) -> Self {
+        let (roster, rings) = (Arc::default(), Arc::default());
+        Self { network, genesis, logs: Arc::new(logs), roster, rings, derived: None }
     }
 
     /// The network.
@@ -96,6 +105,11 @@ impl Ledger {
         &self.roster
     }
 
+    /// The circles on which the roster's members stand.
+    pub fn rings(&self) -> &Rings {
+        self.rings.get_or_init(|| Rings::of(self.roster.members().map(|member| member.id)))
+    }
+
     /// Verifies and takes an op; `None` where it was known already.
     pub fn accept(&mut self, op: Unverified<SignedOp>) -> Result<Option<OpId>, AcceptError> {
         let op = op.verify(&self.network)?;
@@ -105,7 +119,10 @@ impl Ledger {
     /// Takes an op that is verified; `None` where it was known already.
     pub fn append(&mut self, op: Verified<SignedOp>) -> Result<Option<OpId>, AcceptError> {
         let id = op.id();
-        Ok(match self.logs.insert(op)? {
+        if self.logs.contains(id) {
+            return Ok(None);
+        }
+        Ok(match Arc::make_mut(&mut self.logs).insert(op)? {
             Inserted::New => {
                 self.derived = None;
                 Some(id)
@@ -127,7 +144,7 @@ impl Ledger {
             return Changes::default();
         }
         self.derived = Some(now);
-        let new = Roster::derive(genesis, &self.logs, now);
+        let new = Arc::new(Roster::derive(genesis, &self.logs, now));
         let old = std::mem::replace(&mut self.roster, new);
         let mut changes = Changes::default();
         for member in self.roster.members() {
@@ -139,6 +156,9 @@ impl Ledger {
         }
         let gone = old.members().filter(|member| self.roster.get(&member.id).is_none());
         changes.removed = gone.cloned().collect();
+        if !changes.added.is_empty() || !changes.removed.is_empty() {
+            self.rings = Arc::default();
+        }
         changes
     }
 }

@@ -12,7 +12,7 @@ use super::peer::{Who, allowed_sources};
 use super::tags::Caller;
 use super::*;
 use crate::forward::PeerSlot;
-use crate::identity::DeviceId;
+use crate::identity::{DeviceId, WgPublicKey};
 use crate::membership::{OpId, SignedOp, Verified};
 use crate::wire::stun::CheckKey;
 
@@ -50,8 +50,8 @@ impl Mesh {
         for member in &changes.altered {
             self.member_altered(member, now);
         }
-        for device in &changes.added {
-            self.allow_member(device);
+        if !changes.added.is_empty() {
+            self.tags.note_member();
         }
         self.expect_removed(now);
         self.sync_invites(now);
@@ -73,7 +73,7 @@ impl Mesh {
         let Some(member) = self.ledger.roster().get(&before.id) else { return };
         if member.wg != before.wg {
             self.forbid(&caller(before), now);
-            return self.allow_member(&before.id);
+            return self.tags.note_member();
         }
         let allowed = allowed_sources(member);
         let keys: Vec<_> = self.peers.of(&Who::Member(before.id)).map(|peer| peer.key).collect();
@@ -87,33 +87,23 @@ impl Mesh {
         }
     }
 
-    fn allow_member(&mut self, device: &DeviceId) {
-        if matches!(self.joins, Joins::Joiner(_)) {
-            // Until it is in, a device talks to who lets it in, and to nobody under two names. Once
-            // it is, all members are allowed.
-            return;
-        }
-        let member = self.ledger.roster().get(device).map(caller);
-        let this = self.me.identity.id.public();
-        member.filter(|_| *device != this).into_iter().for_each(|caller| self.allow(caller));
+    /// Who may send handshakes under this WireGuard key.
+    pub(super) fn caller(&self, remote: &WgPublicKey) -> Option<Caller> {
+        let member = self.ledger.roster().by_wg(remote).map(caller);
+        member.filter(|caller| self.may_call(caller)).or_else(|| self.tags.guest(remote))
     }
 
-    /// Every member may call, and nobody who was one.
-    pub(super) fn allow_members(&mut self, now: Instant) {
-        let members: BTreeSet<_> = self.others().map(caller).collect();
-        let stale: Vec<_> = self
-            .tags
-            .callers()
-            .filter(|caller| matches!(caller.who, Who::Member(_)) && !members.contains(caller))
-            .copied()
-            .collect();
-        stale.iter().for_each(|caller| self.forbid(caller, now));
-        members.into_iter().for_each(|caller| self.allow(caller));
+    /// Whether `caller` may send checks and handshakes: a member, or whoever was allowed beside them.
+    pub(super) fn may_call(&self, caller: &Caller) -> bool {
+        let Who::Member(device) = caller.who else { return self.tags.has_guest(caller) };
+        let member = self.ledger.roster().get(&device).filter(|_| is_in(&self.joins));
+        device != self.me.identity.id.public()
+            && member.is_some_and(|member| member.wg == caller.remote)
     }
 
-    /// `caller` may send checks and handshakes from now on.
+    /// `caller`, who is no member, may send checks and handshakes from now on.
     pub(super) fn allow(&mut self, caller: Caller) {
-        if self.tags.has(&caller) {
+        if self.tags.has_guest(&caller) {
             return;
         }
         match (caller.who, &self.joins) {
@@ -145,6 +135,23 @@ impl Mesh {
             self.tell_removal(key, device, now);
         }
     }
+}
+
+/// The members that may send checks to this device.
+pub(super) fn members_but<'a>(
+    me: &Me,
+    ledger: &'a Ledger,
+    joins: &Joins,
+) -> impl Iterator<Item = Caller> + use<'a> {
+    let (is_in, this) = (is_in(joins), me.identity.id.public());
+    let members = ledger.roster().members();
+    members.filter(move |member| is_in && member.id != this).map(caller)
+}
+
+/// Until it is in, a device talks to who lets it in, and to nobody under two names. Once it is, all
+/// members are allowed.
+fn is_in(joins: &Joins) -> bool {
+    matches!(joins, Joins::Sponsor(_))
 }
 
 fn caller(member: &Member) -> Caller {

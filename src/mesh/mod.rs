@@ -56,6 +56,7 @@ pub mod peers;
 pub mod publisher;
 pub mod rate;
 pub mod reach;
+pub mod rings;
 pub mod tags;
 pub mod wall;
 pub mod writes;

@@ -34,7 +34,7 @@ impl Mesh {
         }
         let stale: Vec<_> = self
             .tags
-            .callers()
+            .guests()
             .filter(|caller| matches!(caller.who, Who::Removed(_)) && !callers.contains(caller))
             .copied()
             .collect();
@@ -45,7 +45,7 @@ impl Mesh {
     /// The peer of a removed device that was not told yet and rings.
     pub(super) fn bring_removed(&mut self, device: &DeviceId, now: Instant) -> Option<PeerKey> {
         let who = Who::Removed(*device);
-        let caller = self.tags.callers().find(|caller| caller.who == who).copied()?;
+        let caller = self.tags.guests().find(|caller| caller.who == who).copied()?;
         self.bring(caller, now)
     }
 

@@ -63,7 +63,7 @@ impl Mesh {
             let initiation = Initiation::read(&self.me.identity.wg, bytes);
             let initiation = initiation.ok_or(InputError::NotAuthentic)?;
             let remote = initiation.names();
-            let caller = self.tags.by_remote(&remote).ok_or(InputError::Stranger)?;
+            let caller = self.caller(&remote).ok_or(InputError::Stranger)?;
             let known = self.peers.of(&caller.who).any(|peer| peer.remote == remote);
             let key = self.bring(caller, now).ok_or(InputError::TooMany)?;
             let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
@@ -152,6 +152,9 @@ impl Mesh {
             }
         };
         let local = self.local_secret(caller.who)?;
+        if !self.may_call(&caller) {
+            return None;
+        }
         let check = self.tags.key(&caller)?.clone();
         let tunnel = Tunnel::new(&local, &caller.remote, index)?;
         let leads = check.is_lower();

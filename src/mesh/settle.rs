@@ -118,7 +118,7 @@ impl Mesh {
             Found::Sponsor { wg, endpoints, .. } => self.meet_sponsor(wg, &endpoints, now),
             Found::Joiner { invite, endpoints } => {
                 let who = Who::Guest(invite);
-                let caller = self.tags.callers().find(|caller| caller.who == who).copied();
+                let caller = self.tags.guests().find(|caller| caller.who == who).copied();
                 if let Some(caller) = caller {
                     self.meet_guest(caller, &endpoints, now);
                 }

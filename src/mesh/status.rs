@@ -156,6 +156,13 @@ impl Mesh {
         self.ledger.roster().members().filter(move |member| member.id != this)
     }
 
+    /// The members that this device is connected with. Costs a walk over the peers in use, and not, as
+    /// [`status`](Self::status) does, over all members.
+    pub fn connected(&self) -> impl Iterator<Item = &Member> {
+        let connected = self.peers.iter().filter(|peer| peer.is_connected());
+        connected.filter_map(|peer| self.ledger.roster().get(&peer.device()?))
+    }
+
     /// Where the others stand, by name.
     fn peer_statuses(&self, now: Instant) -> Vec<PeerStatus> {
         let mut others: Vec<_> = self.others().collect();

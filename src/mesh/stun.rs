@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::event::Transmit;
+use super::members::members_but;
 use super::tags::Caller;
 use super::*;
 use crate::wire::stun::{self, CheckKey, CheckRequest, CheckResponse, StunResponse};
@@ -28,7 +29,9 @@ impl Mesh {
     fn stun_sender(&mut self, bytes: &[u8]) -> Result<Sender, InputError> {
         let sender = match stun::Envelope::peek(bytes).map_err(|_| InputError::Malformed)? {
             stun::Envelope::Request(tag) => {
-                self.tags.find(&tag).map(|(caller, key)| Sender::Checker(caller, key.clone()))
+                let members = members_but(&self.me, &self.ledger, &self.joins);
+                let found = self.tags.find(&tag, members);
+                found.map(|(caller, key)| Sender::Checker(caller, key.clone()))
             }
             stun::Envelope::Response(transaction) if self.reach.awaits(&transaction) => {
                 Some(Sender::Reflector)

@@ -4,7 +4,8 @@
 //! ([`CheckKey::tag`]), so that checks cannot be linked over time by who watches the path. Tags of
 //! the hour before, this hour and the next are accepted, since clocks differ.
 //!
-//! A key agreement and three HMACs for each of ten thousand members would be half a second at every
+//! Every member may send checks, as the roster says; nothing is kept here of those that never did. A key
+//! agreement and three HMACs for each of ten thousand members would be half a second at every
 //! start and a tenth of one in every hour, mostly for devices that never call. So the tags of an hour
 //! are computed at once only for those in use; a tag that is none of theirs is sought among the
 //! others, one by one, until it is found. Who was looked at so is not looked at again in that hour:
@@ -36,57 +37,74 @@ pub struct Caller {
     pub remote: WgPublicKey,
 }
 
-/// Everybody who may send checks or handshakes, and their check keys.
+/// Those who may send checks or handshakes and are no members, and the check keys that were needed,
+/// members' too.
 #[derive(Debug)]
 pub struct Tags {
     /// The static secret of this device, under which all but sponsors know it.
     own: WgSecret,
-    /// The keys, as far as they were needed.
-    callers: BTreeMap<Caller, Option<CheckKey>>,
+    /// Who may send checks and is no member.
+    guests: BTreeSet<Caller>,
     by_remote: BTreeMap<WgPublicKey, Caller>,
+    known: BTreeMap<Caller, Known>,
     by_tag: HashMap<CheckTag, Caller>,
-    /// Those of whom no tags of this hour were computed.
-    untagged: BTreeSet<Caller>,
     /// The keys of `by_tag`, where the workers can see them.
     expected: Arc<ExpectedStun>,
+    /// Whether nobody is left whose tags were not computed.
+    complete: bool,
     now: UnixTime,
     answers: Option<Bucket>,
 }
 
+/// What was computed of a caller.
+#[derive(Debug)]
+struct Known {
+    /// A key with which there is no agreement is nobody's.
+    key: Option<CheckKey>,
+    /// Whether `by_tag` has its tags of this hour.
+    tagged: bool,
+}
+
 impl Tags {
-    /// Nobody may send anything to the device with this static secret.
+    /// Nobody but members may send anything to the device with this static secret.
     pub fn new(own: WgSecret) -> Self {
         Self {
             own,
-            callers: BTreeMap::new(),
+            guests: BTreeSet::new(),
             by_remote: BTreeMap::new(),
+            known: BTreeMap::new(),
             by_tag: HashMap::new(),
-            untagged: BTreeSet::new(),
             expected: Arc::default(),
+            complete: false,
             now: UnixTime::default(),
             answers: None,
         }
     }
 
-    /// Lets `caller` send checks.
+    /// Lets `caller` send checks, who is no member.
     pub fn insert(&mut self, caller: Caller) {
-        self.callers.insert(caller, None);
-        self.untagged.insert(caller);
-        self.expected.set_complete(false);
+        self.guests.insert(caller);
         self.by_remote.insert(caller.remote, caller);
+        self.note_member();
     }
 
     /// Lets a sponsor send checks under `key`, which is of the guest's secret. It is the only caller
     /// whose handshakes are not for this device's own key; and it never starts one.
     pub fn insert_sponsor(&mut self, sponsor: Caller, key: CheckKey) {
-        self.callers.insert(sponsor, Some(key));
+        self.guests.insert(sponsor);
+        self.known.insert(sponsor, Known { key: Some(key), tagged: false });
         self.tag(sponsor);
+    }
+
+    /// There is one more member: not all tags are known any more.
+    pub fn note_member(&mut self) {
+        self.set_complete(false);
     }
 
     /// `caller` may not send anything any more.
     pub fn remove(&mut self, caller: &Caller) {
-        self.untagged.remove(caller);
-        if let Some(Some(key)) = self.callers.remove(caller) {
+        self.guests.remove(caller);
+        if let Some(Known { key: Some(key), .. }) = self.known.remove(caller) {
             // A promoted guest has the same keys as the member it became.
             for tag in key.tags(self.now.0) {
                 if self.by_tag.get(&tag) == Some(caller) {
@@ -100,45 +118,62 @@ impl Tags {
         }
     }
 
-    /// Everybody.
-    pub fn callers(&self) -> impl Iterator<Item = &Caller> {
-        self.callers.keys()
+    /// Everybody who may send checks and is no member.
+    pub fn guests(&self) -> impl Iterator<Item = &Caller> {
+        self.guests.iter()
     }
 
-    /// Whether `caller` may send checks.
-    pub fn has(&self, caller: &Caller) -> bool {
-        self.callers.contains_key(caller)
+    /// Whether `caller` is one of them.
+    pub fn has_guest(&self, caller: &Caller) -> bool {
+        self.guests.contains(caller)
     }
 
-    /// The check key of `caller`, who is in use from now on.
+    /// Who of them has this WireGuard key.
+    pub fn guest(&self, remote: &WgPublicKey) -> Option<Caller> {
+        self.by_remote.get(remote).copied()
+    }
+
+    /// The check key of `caller`, a member or not, who is in use from now on.
     pub fn key(&mut self, caller: &Caller) -> Option<&CheckKey> {
-        if self.untagged.remove(caller) {
-            self.tag(*caller);
-        }
-        self.callers.get(caller)?.as_ref()
+        self.tag(*caller);
+        self.known.get(caller)?.key.as_ref()
     }
 
-    /// Who uses `tag`, and the key that must verify.
-    pub fn find(&mut self, tag: &CheckTag) -> Option<(Caller, &CheckKey)> {
+    /// Who of the `members` and the others uses `tag`, and the key that must verify.
+    pub fn find(
+        &mut self,
+        tag: &CheckTag,
+        members: impl Iterator<Item = Caller>,
+    ) -> Option<(Caller, &CheckKey)> {
+        if !self.complete && !self.by_tag.contains_key(tag) {
+            self.seek(tag, members);
+        }
+        let caller = *self.by_tag.get(tag)?;
+        Some((caller, self.known.get(&caller)?.key.as_ref()?))
+    }
+
+    /// Computes the tags of one after the other until one is `tag`.
+    fn seek(&mut self, tag: &CheckTag, members: impl Iterator<Item = Caller>) {
+        let guests: Vec<_> = self.guests.iter().copied().collect();
+        let mut left = members.chain(guests);
         while !self.by_tag.contains_key(tag)
-            && let Some(caller) = self.untagged.pop_first()
+            && let Some(caller) = left.next()
         {
             self.tag(caller);
         }
-        self.expected.set_complete(self.untagged.is_empty());
-        let caller = *self.by_tag.get(tag)?;
-        Some((caller, self.callers.get(&caller)?.as_ref()?))
+        let complete = left.all(|caller| self.is_tagged(&caller));
+        self.set_complete(complete);
+    }
+
+    fn set_complete(&mut self, complete: bool) {
+        self.complete = complete;
+        self.expected.set_complete(complete);
     }
 
     /// What is to be handed up: all checks, until a stranger's has shown that nobody else's tags are
     /// left to be computed.
     pub fn expected(&self) -> &Arc<ExpectedStun> {
         &self.expected
-    }
-
-    /// Who has this WireGuard key.
-    pub fn by_remote(&self, remote: &WgPublicKey) -> Option<Caller> {
-        self.by_remote.get(remote).copied()
     }
 
     /// Whether one more check may be answered now.
@@ -155,24 +190,26 @@ impl Tags {
             self.now = now;
             self.by_tag.clear();
             self.expected.clear();
-            self.untagged = self.callers.keys().copied().collect();
-            for caller in in_use {
-                if self.untagged.remove(&caller) {
-                    self.tag(caller);
-                }
-            }
+            self.complete = false;
+            self.known.values_mut().for_each(|known| known.tagged = false);
+            in_use.for_each(|caller| self.tag(caller));
         }
         UnixTime((hour + 1) * HOUR)
     }
 
-    /// Computes the tags of a caller for this hour.
+    fn is_tagged(&self, caller: &Caller) -> bool {
+        self.known.get(caller).is_some_and(|known| known.tagged)
+    }
+
+    /// Computes the tags of a caller for this hour, where that was not done.
     fn tag(&mut self, caller: Caller) {
-        let Some(key) = self.callers.get_mut(&caller) else { return };
-        if key.is_none() {
-            // A key with which there is no agreement is nobody's.
-            *key = CheckKey::derive(&self.own, &caller.remote);
+        let own = &self.own;
+        let agree = || Known { key: CheckKey::derive(own, &caller.remote), tagged: false };
+        let known = self.known.entry(caller).or_insert_with(agree);
+        if std::mem::replace(&mut known.tagged, true) {
+            return;
         }
-        if let Some(key) = key {
+        if let Some(key) = &known.key {
             let tags = key.tags(self.now.0);
             self.by_tag.extend(tags.map(|tag| (tag, caller)));
             self.expected.extend(tags);
@@ -185,6 +222,7 @@ mod tests {
     use super::*;
     use crate::forward::DropReason;
     use crate::identity::DeviceId;
+    use crate::membership::InviteId;
     use crate::wire::stun::{CheckRequest, TransactionId};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
@@ -205,35 +243,50 @@ mod tests {
     fn tags() -> Tags {
         let mut tags = Tags::new(secret(1));
         tags.roll(NOW, std::iter::empty());
-        (2..10).for_each(|number| tags.insert(member(number)));
         tags
+    }
+
+    /// Devices 2 to 9, of which one may be gone.
+    fn all_but(gone: u8) -> impl Iterator<Item = Caller> {
+        (2..10).filter(move |number| *number != gone).map(member)
+    }
+
+    fn all() -> impl Iterator<Item = Caller> {
+        all_but(0)
     }
 
     #[test]
     fn every_caller_is_found_by_its_tag_whether_in_use_or_not() {
         let mut tags = tags();
         assert!(tags.key(&member(3)).is_some());
+        let guest = Caller { who: Who::Guest(InviteId([1; 16])), remote: secret(11).public() };
+        tags.insert(guest);
+        assert_eq!(tags.guest(&guest.remote), Some(guest));
         let later = UnixTime(NOW.0 + 2 * HOUR);
         for now in [NOW, later] {
             tags.roll(now, [member(3)].into_iter());
-            for number in 2..10 {
-                let found = tags.find(&tag_of(number, now)).map(|(caller, _)| caller);
-                assert_eq!(found, Some(member(number)));
+            for caller in all().chain([guest]) {
+                let number = (2..12).find(|number| secret(*number).public() == caller.remote);
+                let tag = tag_of(number.expect("one of them"), now);
+                assert_eq!(tags.find(&tag, all()).map(|(found, _)| found), Some(caller));
             }
         }
-        assert!(tags.find(&tag_of(4, NOW)).is_none(), "two hours old");
+        assert!(tags.find(&tag_of(4, NOW), all()).is_none(), "two hours old");
     }
 
     #[test]
     fn a_stranger_has_every_caller_looked_at_once_an_hour() {
         let mut tags = tags();
-        assert_eq!(tags.untagged.len(), 8);
-        assert!(tags.find(&tag_of(99, NOW)).is_none());
-        assert!(tags.untagged.is_empty());
+        let tagged = |tags: &Tags| tags.known.values().filter(|known| known.tagged).count();
+        assert_eq!(tagged(&tags), 0, "nothing is kept of who never called");
+        assert!(tags.find(&tag_of(99, NOW), all()).is_none());
+        assert_eq!(tagged(&tags), 8);
+        let nobody = std::iter::from_fn(|| panic!("the members are walked again"));
+        assert!(tags.find(&tag_of(98, NOW), nobody).is_none());
         tags.remove(&member(5));
-        assert!(tags.find(&tag_of(5, NOW)).is_none());
+        assert!(tags.find(&tag_of(5, NOW), all_but(5)).is_none());
         tags.roll(UnixTime(NOW.0 + HOUR), [member(3)].into_iter());
-        assert_eq!(tags.untagged.len(), 6, "the one in use and the removed one are not sought");
+        assert_eq!(tagged(&tags), 1, "the one in use");
     }
 
     /// A check of `number` to device 1.
@@ -250,19 +303,20 @@ mod tests {
         let refused =
             |now| (2..=99).filter(|number| expected.judge(&check_of(*number, now)).is_err()).min();
         assert_eq!(refused(NOW), None, "nobody was looked at");
-        tags.find(&tag_of(99, NOW));
+        tags.find(&tag_of(99, NOW), all());
         assert_eq!(refused(NOW), Some(10));
         tags.remove(&member(5));
         assert_eq!(refused(NOW), Some(5));
-        tags.insert(member(10));
+        tags.note_member();
         assert_eq!(refused(NOW), None, "the new one was not looked at");
-        assert!(tags.find(&tag_of(10, NOW)).is_some());
+        let more = || all_but(5).chain([member(10)]);
+        assert!(tags.find(&tag_of(10, NOW), more()).is_some());
         assert_eq!(expected.judge(&check_of(10, NOW)), Ok(()));
         assert_eq!(expected.judge(&check_of(11, NOW)), Err(DropReason::StrangersCheck));
         let later = UnixTime(NOW.0 + 2 * HOUR);
         tags.roll(later, std::iter::empty());
         assert_eq!(refused(later), None, "another hour");
-        tags.find(&tag_of(99, later));
+        tags.find(&tag_of(99, later), more());
         assert_eq!(refused(later), Some(5));
     }
 
@@ -270,7 +324,7 @@ mod tests {
     fn a_key_with_which_there_is_no_agreement_is_nobody() {
         let mut tags = tags();
         let own = Caller { who: member(2).who, remote: secret(1).public() };
-        tags.insert(own);
-        assert!(tags.has(&own) && tags.key(&own).is_none());
+        assert!(tags.key(&own).is_none());
+        assert!(tags.find(&tag_of(2, NOW), [own].into_iter()).is_none());
     }
 }

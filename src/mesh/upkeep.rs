@@ -70,7 +70,8 @@ impl Mesh {
         }
         self.reach.set_demand(true, now);
         self.roster_changed(now);
-        self.allow_members(now);
+        // Those that were derived before may call only now.
+        self.tags.note_member();
         self.choose_neighbours(now);
         self.connections_changed(now);
         self.deadlines.set(Timer::Cache, Some((now + CACHE_EVERY, "the cache is saved")));

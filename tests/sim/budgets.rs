@@ -8,8 +8,6 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ginnel::api::PeerState;
-
 use super::crowd::Crowd;
 use super::net::{NatKind, Weather};
 use super::plot::{Line, plot};
@@ -30,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(600);
 struct Cost([f64; COLUMNS.len()]);
 
 /// The figures: short names in the data file, long ones in the table.
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("datagrams", "datagrams sent"),
     ("bytes", "bytes sent"),
     ("checks", "path checks and STUN"),
@@ -42,6 +40,7 @@ const COLUMNS: [(&str, &str); 11] = [
     ("tunnels", "tunnels"),
     ("memory_kib", "memory, KiB"),
     ("disk_kib", "disk, KiB"),
+    ("ledger_kib", "logs and roster, KiB"),
 ];
 
 impl Cost {
@@ -74,7 +73,7 @@ impl Meter {
         Self { at: world.elapsed(), counts }
     }
 
-    fn since(&self, before: &Self, world: &World, memory: isize) -> Cost {
+    fn since(&self, before: &Self, world: &World, [memory, ledger]: [isize; 2]) -> Cost {
         let devices = world.nodes.len() as f64;
         let minutes = (self.at - before.at).as_secs_f64() / 60.0;
         let mut cost = Cost::default();
@@ -85,29 +84,31 @@ impl Meter {
         cost.0[8] = tunnels(world) / devices;
         cost.0[9] = memory as f64 / 1024.0 / devices;
         cost.0[10] = disk as f64 / 1024.0 / devices;
+        cost.0[11] = ledger as f64 / 1024.0;
         cost
     }
 }
 
 /// Both ends of every connection.
 fn tunnels(world: &World) -> f64 {
-    let peers = world.nodes.iter().flat_map(|node| node.status(world.now()).peers);
-    peers.filter(|peer| peer.state == PeerState::Connected).count() as f64
+    world.nodes.iter().map(|node| node.mesh.connected().count()).sum::<usize>() as f64
 }
 
 /// Devices each behind a NAT of its own, which all start at once: their first minutes, and idle.
 fn measure(devices: usize, settling: Duration, idle: Duration) -> [Cost; 2] {
     let mut world = World::new(1, Weather::FAIR);
     let crowd = Crowd::new(devices, 1);
-    let memory = live_bytes();
+    let ledger = crowd.ledger_bytes();
+    let empty = live_bytes();
+    let memory = || [live_bytes() - empty, ledger];
     let start = Meter::read(&world);
     crowd.start(&mut world, |world, _| Some(world.net.site(NatKind::PORT_RESTRICTED)));
     world.run_for(COLD);
-    let cold = Meter::read(&world).since(&start, &world, live_bytes() - memory);
+    let cold = Meter::read(&world).since(&start, &world, memory());
     world.run_for(settling);
     let before = Meter::read(&world);
     world.run_for(idle);
-    let idle = Meter::read(&world).since(&before, &world, live_bytes() - memory);
+    let idle = Meter::read(&world).since(&before, &world, memory());
     [cold, idle]
 }
 

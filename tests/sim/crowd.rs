@@ -13,6 +13,7 @@ use ginnel::membership::{
     Author, Certificate, DeviceName, Flags, Genesis, GenesisPool, Logs, OpBody, SignedOp, UnixTime,
 };
 use ginnel::mesh::event::Persist;
+use ginnel::mesh::ledger::Ledger;
 use ginnel::wire::record::{CachedDevice, NetworkSecret, encode_devices};
 use ginnel::wire::saved::{Cache, Intent};
 use rand::rngs::StdRng;
@@ -23,6 +24,7 @@ use super::clock::EPOCH;
 use super::disk::Disk;
 use super::net::SiteId;
 use super::node::PORT;
+use super::tally::live_bytes;
 use super::world::{DeviceNo, World};
 
 /// The members of a network and what each has on its disk.
@@ -138,6 +140,17 @@ impl Crowd {
         self.identities.iter().enumerate().map(disk).collect()
     }
 
+    /// What logs and roster take on one device, in bytes. Here all devices share them.
+    pub fn ledger_bytes(&self) -> isize {
+        let disk = self.disks().swap_remove(0);
+        let before = live_bytes();
+        let saved = disk.saved().expect("an identity was written");
+        let mut ledger = saved.ledger.expect("a genesis was written");
+        ledger.derive(UnixTime(EPOCH));
+        ledger.rings();
+        live_bytes() - before
+    }
+
     /// Everybody remembers this device to have been at that address.
     pub fn remember(&mut self, number: usize, address: SocketAddr) {
         let device = self.identities[number].id.public();
@@ -158,10 +171,13 @@ impl Crowd {
     ) -> Vec<DeviceNo> {
         world.checks.written_before(&self.logs);
         let disks = self.disks();
+        // One for all, as every device would make the same of what lies on its disk.
+        let mut ledger = Ledger::new(self.genesis.clone(), self.logs.clone());
+        ledger.derive(world.unix_now());
         let start = |number: usize| {
             let disk = disks[number].clone();
             let site = place(world, number);
-            let saved = disk.saved_with(Some((self.genesis.clone(), self.logs.clone())));
+            let saved = disk.saved_with(Some(ledger.clone()));
             world.restore(site, saved.expect("an identity was written"), disk)
         };
         numbers.into_iter().map(start).collect()

@@ -7,7 +7,7 @@ use ginnel::identity::{Identity, RootSecret};
 use ginnel::membership::{Genesis, Logs, SignedOp};
 use ginnel::mesh::Saved;
 use ginnel::mesh::event::Persist;
-use ginnel::mesh::ledger::gather;
+use ginnel::mesh::ledger::{Ledger, gather};
 use ginnel::wire::record::NetworkSecret;
 use ginnel::wire::saved::Intent;
 
@@ -127,11 +127,14 @@ impl Disk {
             _ => None,
         });
         let genesis = genesis.map(|bytes| Genesis::decode(bytes).expect("a true genesis"));
-        self.saved_with(genesis.map(|genesis| (self.logs(&genesis), genesis)).map(|(l, g)| (g, l)))
+        self.saved_with(genesis.map(|genesis| {
+            let logs = self.logs(&genesis);
+            Ledger::new(genesis, logs)
+        }))
     }
 
     /// The same, where the logs were read already.
-    pub fn saved_with(&self, genesis: Option<(Genesis, Logs)>) -> Option<Saved> {
+    pub fn saved_with(&self, ledger: Option<Ledger>) -> Option<Saved> {
         let root = self.newest(|file| match file {
             Persist::Root(bytes) => Some(bytes),
             _ => None,
@@ -151,7 +154,7 @@ impl Disk {
         Some(Saved {
             identity: self.identity()?,
             root: root.map(|seed| RootSecret::from_seed(seed.try_into().expect("32 bytes"))),
-            genesis,
+            ledger,
             secret: secret.and_then(NetworkSecret::decode),
             cache: cache.map(<[u8]>::to_vec).unwrap_or_default(),
             intent: Intent::decode(intent.expect("the agent stops without the file `intent`"))

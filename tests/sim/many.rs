@@ -62,7 +62,7 @@ fn wait(world: &mut World, limit: Duration, done: impl Fn(&World) -> bool) -> Op
 /// Those that are connected with fewer than a few others.
 fn lonely(world: &World) -> Vec<DeviceNo> {
     let few = 4.min(world.nodes.len() - 1);
-    devices(world).filter(|device| connected(world, *device).len() < few).collect()
+    devices(world).filter(|at| world.nodes[at.0].mesh.connected().count() < few).collect()
 }
 
 /// Everybody is connected with a few others, at least.

@@ -67,12 +67,12 @@ impl World {
     /// Root names the device an admin, and everybody hears of it. Its own mesh does not know the key.
     fn crown(&mut self, villain: DeviceNo) -> Option<AdminSecret> {
         let saved = self.nodes[0].disk.saved()?;
-        let (root, (_, logs), network) = (saved.root?, saved.genesis?, saved.identity.network);
+        let (root, ledger, network) = (saved.root?, saved.ledger?, saved.identity.network);
         let admin = AdminSecret::from_seed([villain.0 as u8; 32]);
         let device = self.nodes[villain.0].disk.identity()?.id.public();
-        if !logs.admits(Author::Admin(admin.public())) {
+        if !ledger.logs().admits(Author::Admin(admin.public())) {
             let body = OpBody::AdminAdd { admin: admin.public(), device };
-            let op = logs.next_op(Author::Root(root.public()), UnixTime(EPOCH), body).ok()?;
+            let op = ledger.next(Author::Root(root.public()), UnixTime(EPOCH), body).ok()?;
             let op = SignedOp::sign_root(&op, &root, &network).ok()?;
             self.checks.betrayed(op.id());
             let bytes = op.signed().encode();
@@ -113,8 +113,8 @@ impl World {
     /// What the admin would write next, signed.
     fn next_op(&mut self, villain: DeviceNo, admin: &AdminSecret, body: OpBody) -> Option<Vec<u8>> {
         let saved = self.nodes[villain.0].disk.saved()?;
-        let (author, (_, logs)) = (Author::Admin(admin.public()), saved.genesis?);
-        let op = logs.next_op(author, UnixTime(EPOCH), body).ok()?;
+        let author = Author::Admin(admin.public());
+        let op = saved.ledger?.next(author, UnixTime(EPOCH), body).ok()?;
         let signed = SignedOp::sign_admin(&op, admin, &saved.identity.network).ok()?;
         self.checks.betrayed(signed.id());
         Some(signed.signed().encode())
@@ -129,7 +129,7 @@ impl World {
     /// doorbell, the seats at invites, its own record; in this epoch and its neighbours.
     pub(super) fn write_at_the_end_of_time(&mut self, villain: DeviceNo, rng: &mut StdRng) {
         let Some(saved) = self.nodes[villain.0].disk.saved() else { return };
-        let (Some(secret), Some((_, logs))) = (saved.secret, saved.genesis) else { return };
+        let (Some(secret), Some(ledger)) = (saved.secret, saved.ledger) else { return };
         let (id, unix) = (saved.identity.id, self.unix_now());
         let nowhere = [SocketAddr::from(([198, 51, 100, 9], 9))];
         let others = self.nodes.iter().filter_map(|node| node.disk.identity());
@@ -149,7 +149,7 @@ impl World {
         for epoch in around(device_epoch(&id.public(), &secret, unix).epoch) {
             items.push(Record::seal(&id, &secret, epoch, (&body, i64::MAX), rng.random()));
         }
-        for op in logs.iter() {
+        for op in ledger.logs().iter() {
             let OpBody::InviteOpen(open) = &op.op().body else { continue };
             let rv = Rendezvous::new(open.rv);
             for seat in (0..MAX_SPONSORS).map(Seat::Sponsor).chain([Seat::Joiner]) {
