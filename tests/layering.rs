@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 /// * `io` speaks `mesh::event`, `wire` and `api`: adapters take and give what `mesh` decides with,
 ///   plain data without behaviour, so that nothing in between has to translate it.
 /// * `io` has libc, for one socket option that no safe crate names.
+/// * `io` has arc-swap: what a socket is known to do is read for every batch, and no lock is held
+///   across a system call.
 /// * `io` has parking_lot: a DHT node's thread and its owner share a few numbers.
 /// * `cli` checks a device's name by `membership::policy`, so that the user hears of a bad name
 ///   before the agent does, in the same words.
@@ -28,7 +30,7 @@ membership | identity                  | postcard serde data-encoding zeroize
 wire       | identity membership       | stun_codec bytecodec chacha20poly1305 postcard serde zeroize
 forward    | identity wire             | boringtun blake2 chacha20poly1305 hkdf ring rand parking_lot arc-swap zeroize
 mesh       | identity membership wire forward::table forward::slot forward::tunnel api | rand zeroize
-io         | identity wire api mesh::event forward::buffer forward::ecn forward::packet | tokio tun-rs tun-tap quinn-udp socket2 rustix libc rtnetlink netlink-packet-route netlink-sys futures-util n0-mainline igd-next crab_nat parking_lot rand zeroize
+io         | identity wire api mesh::event forward::buffer forward::ecn forward::expected forward::packet | tokio tun-rs tun-tap quinn-udp socket2 rustix libc rtnetlink netlink-packet-route netlink-sys futures-util n0-mainline igd-next crab_nat arc-swap parking_lot rand zeroize
 api        | identity                  | serde
 config     | identity                  | serde toml tracing-subscriber
 agent      | identity membership wire forward mesh io api config | tokio anyhow arc-swap parking_lot rustix sd-notify serde_json zeroize

@@ -61,7 +61,7 @@ impl Agent {
 }
 
 fn send(network: &Network, transmit: &Transmit) {
-    network.workers.before_a_question();
+    network.workers.expect_from(transmit.to.ip());
     let sent = match transmit.whole {
         true => network.udp.send_whole(transmit.to, &transmit.payload),
         false => network.udp.send(transmit.to, &transmit.payload, None),

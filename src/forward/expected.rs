@@ -1,31 +1,31 @@
-//! Which STUN messages `mesh` wants to see, and from whom it expects anything.
+//! Which STUN messages `mesh` wants to see, and from where it expects anything.
 //!
 //! A check names its pair of devices by a tag, and an answer its question by a transaction; anybody
-//! can make up either. `mesh` knows all tags that mean somebody and what it asked whom, and leaves
-//! both here, so that what strangers send costs a look-up where it arrives, and wakes nobody.
+//! can make up either. `mesh` knows all tags that mean somebody and what it asked, and leaves both
+//! here, so that what strangers send costs a look-up where it arrives, and wakes nobody.
 //!
-//! Whoever shakes hands was asked before, as every path is checked from both its ends. So in a flood
-//! handshakes too can be told by where they come from ([`Known`]).
+//! Whoever matters was written to: every path is checked from both its ends, and before any handshake.
+//! So in a flood all else can be told by the address that it comes from ([`Known`]).
 
 use std::collections::HashSet;
-use std::hash::Hash;
 use std::net::IpAddr;
 
 use parking_lot::RwLock;
 
 use super::DropReason;
+use super::recent::Recent;
 use crate::wire::stun::{CheckTag, Envelope, TransactionId};
 
 /// After so many more questions the answer to one is not expected any more: hundreds of peers that
 /// are all looked for at once send fewer while an answer is on its way.
 const QUESTIONS: usize = 2048;
 
-/// After so many other addresses that were asked, one is not known any more: peers in use are asked
-/// again and again, so these are the possible addresses of dozens that are all looked for at once.
-const SOURCES: usize = 500;
+/// After so many other addresses that were written to, one is a stranger's again, unless it is a
+/// peer's in use: more than the possible addresses of a dozen peers that are looked for at once.
+const SOURCES: usize = 250;
 
-/// Tags of those who may send checks, and what was asked and where; written by `mesh`, read by the
-/// workers.
+/// Tags of those who may send checks, and what was asked and where; written by those who send for
+/// `mesh`, read by the workers.
 #[derive(Debug, Default)]
 pub struct ExpectedStun(RwLock<Expected>);
 
@@ -33,9 +33,20 @@ pub struct ExpectedStun(RwLock<Expected>);
 struct Expected {
     tags: HashSet<CheckTag>,
     complete: bool,
-    version: u64,
     asked: Recent<TransactionId, QUESTIONS>,
     sources: Recent<IpAddr, SOURCES>,
+    version: Version,
+}
+
+/// Another one since the tags changed, or since an address of the one family or the other is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Version {
+    /// Of the tags.
+    pub tags: u64,
+    /// Of the IPv4 addresses.
+    pub v4: u64,
+    /// Of the IPv6 addresses.
+    pub v6: u64,
 }
 
 /// Who is known, for whoever sorts datagrams before they arrive here.
@@ -43,42 +54,10 @@ struct Expected {
 pub struct Known {
     /// All tags that mean somebody; `None` while there may be others, or where they are too many.
     pub tags: Option<Vec<CheckTag>>,
-    /// Where questions went of late; up to 1,000.
+    /// Where datagrams went of late; up to 500.
     pub sources: Vec<IpAddr>,
-    /// Another one for other tags or sources.
-    pub version: u64,
-}
-
-/// The last `N` values, and up to as many from before them.
-#[derive(Debug)]
-struct Recent<T, const N: usize> {
-    last: HashSet<T>,
-    before: HashSet<T>,
-}
-
-impl<T, const N: usize> Default for Recent<T, N> {
-    fn default() -> Self {
-        Self { last: HashSet::new(), before: HashSet::new() }
-    }
-}
-
-impl<T: Eq + Hash, const N: usize> Recent<T, N> {
-    /// Whether it was not there before.
-    fn insert(&mut self, value: T) -> bool {
-        if self.last.contains(&value) {
-            return false;
-        }
-        let new = !self.before.contains(&value);
-        if self.last.len() >= N {
-            self.before = std::mem::take(&mut self.last);
-        }
-        self.last.insert(value);
-        new
-    }
-
-    fn contains(&self, value: &T) -> bool {
-        self.last.contains(value) || self.before.contains(value)
-    }
+    /// As of when.
+    pub version: Version,
 }
 
 impl ExpectedStun {
@@ -86,14 +65,14 @@ impl ExpectedStun {
     pub fn extend(&self, tags: impl IntoIterator<Item = CheckTag>) {
         let mut expected = self.0.write();
         expected.tags.extend(tags);
-        expected.version += 1;
+        expected.version.tags += 1;
     }
 
     /// This one means nobody any more.
     pub fn remove(&self, tag: &CheckTag) {
         let mut expected = self.0.write();
         expected.tags.remove(tag);
-        expected.version += 1;
+        expected.version.tags += 1;
     }
 
     /// Forgets all tags: another hour began.
@@ -101,7 +80,7 @@ impl ExpectedStun {
         let mut expected = self.0.write();
         expected.tags.clear();
         expected.complete = false;
-        expected.version += 1;
+        expected.version.tags += 1;
     }
 
     /// Whether there are no other tags than these.
@@ -109,34 +88,44 @@ impl ExpectedStun {
         if self.0.read().complete != complete {
             let mut expected = self.0.write();
             expected.complete = complete;
-            expected.version += 1;
+            expected.version.tags += 1;
         }
+    }
+
+    /// A question leaves, and may be answered.
+    pub fn expect_answer(&self, transaction: TransactionId) {
+        self.0.write().asked.insert(transaction);
+    }
+
+    /// A datagram leaves to this address, and something may come back.
+    pub fn expect_from(&self, source: IpAddr) {
+        let source = source.to_canonical();
+        let mut expected = self.0.write();
+        if expected.sources.insert(source) {
+            let version = &mut expected.version;
+            *if source.is_ipv4() { &mut version.v4 } else { &mut version.v6 } += 1;
+        }
+    }
+
+    /// Whether a datagram went to this address of late.
+    pub fn is_from_somebody(&self, source: IpAddr) -> bool {
+        self.0.read().sources.contains(&source.to_canonical())
     }
 
     /// Who is known, with up to `max_tags` tags.
     pub fn known(&self, max_tags: usize) -> Known {
         let expected = self.0.read();
         let all = expected.complete && expected.tags.len() <= max_tags;
-        let sources = &expected.sources;
         Known {
             tags: all.then(|| expected.tags.iter().copied().collect()),
-            sources: sources.last.union(&sources.before).copied().collect(),
+            sources: expected.sources.iter().copied().collect(),
             version: expected.version,
         }
     }
 
-    /// Another one, since anybody became [`Known`] or ceased to be.
-    pub fn version(&self) -> u64 {
+    /// Of what is [`known`](Self::known) now.
+    pub fn version(&self) -> Version {
         self.0.read().version
-    }
-
-    /// A question leaves to `to`, and may be answered.
-    pub fn expect_answer(&self, transaction: TransactionId, to: IpAddr) {
-        let mut expected = self.0.write();
-        expected.asked.insert(transaction);
-        if expected.sources.insert(to.to_canonical()) {
-            expected.version += 1;
-        }
     }
 
     /// Whether `mesh` may have a use for this STUN message, or why not.
@@ -184,7 +173,7 @@ mod tests {
         };
         assert_eq!(expected.judge(&answer(0)), Err(DropReason::UnaskedAnswer));
         for number in 0..5 * QUESTIONS {
-            expected.expect_answer(transaction(number), Ipv4Addr::LOCALHOST.into());
+            expected.expect_answer(transaction(number));
             if number % 100 > 0 {
                 continue;
             }
@@ -199,38 +188,26 @@ mod tests {
     }
 
     #[test]
-    fn who_was_asked_of_late_and_who_may_check_is_known() {
+    fn whoever_was_written_to_of_late_and_may_check_is_known() {
         let expected = ExpectedStun::default();
-        let ask = |address: usize| {
-            let address = Ipv4Addr::from_bits(address as u32).to_ipv6_mapped();
-            expected.expect_answer(transaction(address.to_bits() as usize), address.into());
-        };
-        let sources = |known: &Known| {
-            let bits = |source: &IpAddr| match source {
-                IpAddr::V4(v4) => v4.to_bits() as usize,
-                IpAddr::V6(v6) => panic!("{v6}"),
-            };
-            known.sources.iter().map(bits).collect::<std::collections::BTreeSet<_>>()
-        };
-        let mut known = expected.known(1);
-        assert_eq!((&known.tags, known.sources.len()), (&None, 0));
-        for number in 0..3 * SOURCES {
-            ask(number);
-            let now = expected.known(1);
-            assert!(now.version != known.version && now.sources.len() <= 2 * SOURCES);
-            assert!(
-                sources(&now).is_superset(&(number.saturating_sub(SOURCES)..=number).collect())
-            );
-            ask(number);
-            assert_eq!(sources(&expected.known(1)), sources(&now), "it is known already");
-            known = now;
+        let v4 = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
+        let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
+        let version = |tags, v4, v6| Version { tags, v4, v6 };
+        assert_eq!(expected.version(), version(0, 0, 0));
+        for _ in 0..2 {
+            expected.expect_from(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().into());
+            expected.expect_from(v4);
+            assert_eq!(expected.version(), version(0, 1, 0));
         }
-        assert_eq!(expected.version(), known.version);
+        assert!(expected.is_from_somebody(v4) && !expected.is_from_somebody(v6));
+        expected.expect_from(v6);
+        assert_eq!(expected.known(1).sources.len(), 2);
+        assert_eq!(expected.known(1).tags, None, "there may be others");
         expected.extend([CheckTag([1; 8])]);
         expected.set_complete(true);
         assert_eq!(expected.known(1).tags, Some(vec![CheckTag([1; 8])]));
         assert_eq!(expected.known(0).tags, None, "too many");
-        assert_ne!(expected.version(), known.version);
+        assert_eq!(expected.known(1).version, version(2, 1, 1));
     }
 
     #[test]

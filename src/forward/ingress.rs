@@ -30,7 +30,7 @@ use super::outcome::{Opened, TunnelError};
 use super::packet::{Header, is_special};
 use super::proven::ProvenSources;
 use super::slot::{Carries, PeerSlot, SlotIndex};
-use super::{DropReason, LocalAddresses, Shared, Tunnel, Upcall};
+use super::{DropReason, ForwardingTable, LocalAddresses, Shared, Tunnel, Upcall};
 use crate::wire::classify::{COOKIE_REPLY_LEN, Class, classify, receiver_index};
 use crate::wire::control::{HEADER_LEN, MAX_PACKET};
 
@@ -59,6 +59,28 @@ pub struct Ingress {
     replies: Vec<(SocketAddr, [u8; COOKIE_REPLY_LEN])>,
     proven: ProvenSources,
     opened: usize,
+    strange: Strange,
+}
+
+/// What was dropped of those to whom nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Strange {
+    /// Path checks of strangers.
+    pub checks: usize,
+    /// All else but transport datagrams.
+    pub others: usize,
+}
+
+impl Strange {
+    fn count(&mut self, reason: DropReason, from: SocketAddr, table: &ForwardingTable) {
+        if table.expected().is_from_somebody(from.ip()) {
+            return;
+        }
+        match reason {
+            DropReason::StrangersCheck => self.checks += 1,
+            _ => self.others += 1,
+        }
+    }
 }
 
 /// What an opened packet is.
@@ -87,6 +109,7 @@ impl Ingress {
             replies: Vec::new(),
             proven: ProvenSources::default(),
             opened: 0,
+            strange: Strange::default(),
         }
     }
 
@@ -130,6 +153,9 @@ impl Ingress {
             };
             if let Err(reason) = handled {
                 shared.drops.count(reason);
+                if class != Class::Transport {
+                    self.strange.count(reason, run.from, shared.table);
+                }
             }
         }
         release(&mut held, shared, now);
@@ -146,6 +172,11 @@ impl Ingress {
     /// How many transport datagrams were authentic since this was last asked.
     pub fn take_opened(&mut self) -> usize {
         std::mem::take(&mut self.opened)
+    }
+
+    /// What strangers sent in vain since this was last asked.
+    pub fn take_strange(&mut self) -> Strange {
+        std::mem::take(&mut self.strange)
     }
 
     /// Cookie replies to send.
@@ -645,7 +676,7 @@ mod tests {
         let drops =
             [DropReason::StrangersCheck, DropReason::UnaskedAnswer, DropReason::UnknownDatagram];
         assert_eq!(drops.map(|reason| b.drops.get(reason)), [2000; 3]);
-        expected.expect_answer(transaction, at(2).ip());
+        expected.expect_answer(transaction);
         b.receive(at(3), &[(answer.len(), answer.clone())]);
         assert_eq!(b.upcalls(), [Upcall::Datagram { from: at(3), bytes: answer }]);
     }

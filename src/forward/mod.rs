@@ -32,6 +32,7 @@ pub mod ingress;
 mod outcome;
 pub mod packet;
 mod proven;
+mod recent;
 pub mod segment;
 pub mod slot;
 mod sum;
@@ -40,7 +41,7 @@ pub mod tunnel;
 pub mod upcall;
 
 pub use drops::{DropCounters, DropReason};
-pub use expected::{ExpectedStun, Known};
+pub use expected::{ExpectedStun, Known, Version};
 pub use guard::{HandshakeGuard, Verdict};
 pub use slot::{Carries, Limit, PeerSlot, SlotIndex};
 pub use table::{ForwardingTable, LocalAddresses};

@@ -51,7 +51,7 @@ use socket::Share;
 
 pub use batch::{Received, RecvBatch};
 pub use queue::UdpQueue;
-pub use sieve::MAX_TAGS;
+pub use sieve::{MAX_SOURCES, MAX_TAGS};
 
 /// How long a send waits for room in the socket's buffer: at 1 Gbit/s, 2 ms drain 250 kB, more
 /// than three full GSO batches.

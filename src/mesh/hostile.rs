@@ -38,6 +38,12 @@ fn villain(n: u8) -> Villain {
 
 impl Stage {
     fn new() -> Self {
+        let mut stage = Self::founded();
+        stage.drain();
+        stage
+    }
+
+    fn founded() -> Self {
         let now = Instant::now();
         let settings = Settings {
             listen_port: 41_641,
@@ -55,9 +61,7 @@ impl Stage {
             request: RequestId(0),
         };
         let mesh = Mesh::found(found, settings, [7; 32], Wall::new(UNIX, now), now).unwrap();
-        let mut stage = Self { mesh, now, sent: Vec::new() };
-        stage.drain();
-        stage
+        Self { mesh, now, sent: Vec::new() }
     }
 
     /// Every write succeeds at once.
@@ -246,6 +250,17 @@ fn one_member_cannot_have_any_number_of_others_looked_for() {
         let _ = stage.say(key, &Control::Introduced(introduction));
     }
     assert!(stage.mesh.peers.iter().count() - before <= 32);
+}
+
+#[test]
+fn the_workers_learn_first_where_it_stands_what_is_expected_though_there_is_no_peer() {
+    let mut stage = Stage::founded();
+    stage.mesh.handle_timeout(stage.now);
+    let told = |output| match output {
+        Output::Table(table) => Some(std::ptr::eq(table.expected(), &**stage.mesh.tags.expected())),
+        _ => None,
+    };
+    assert_eq!(stage.mesh.outputs.drain(..).find_map(told), Some(true));
 }
 
 #[test]

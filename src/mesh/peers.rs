@@ -46,7 +46,8 @@ impl Peers {
     /// Starts the slot numbers at `first`, which should be random: an answer to the agent before a
     /// restart then meets no slot.
     pub fn starting_at(first: u32) -> Self {
-        Self { last_number: first % SLOT_NUMBERS, ..Self::default() }
+        // The workers have no table yet.
+        Self { last_number: first % SLOT_NUMBERS, slots_changed: true, ..Self::default() }
     }
 
     /// A slot number that no peer has, or `None` where there are too many peers.

@@ -227,7 +227,7 @@ impl Mesh {
         while let Some(peer) = self.peers.get_mut(key) {
             if let Some(transmit) = peer.path.poll_transmit() {
                 self.peers.note_check(&transmit.payload, key);
-                self.expect_answer(&transmit);
+                self.expect_answer(&transmit.payload);
                 self.outputs.push_back(Output::Transmit(transmit));
             } else if let Some(event) = peer.path.poll_event() {
                 self.handle_path_event(key, event, now);

@@ -72,7 +72,7 @@ impl Mesh {
     fn settle_reach(&mut self, now: Instant) -> bool {
         let mut busy = false;
         while let Some(transmit) = self.reach.poll_transmit() {
-            self.expect_answer(&transmit);
+            self.expect_answer(&transmit.payload);
             self.outputs.push_back(Output::Transmit(transmit));
             busy = true;
         }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::event::Transmit;
 use super::members::members_but;
 use super::tags::Caller;
 use super::*;
@@ -42,9 +41,9 @@ impl Mesh {
     }
 
     /// A STUN message leaves; the workers let the answer through where it is a question.
-    pub(super) fn expect_answer(&self, transmit: &Transmit) {
-        if let Some(transaction) = stun::question(&transmit.payload) {
-            self.tags.expected().expect_answer(transaction, transmit.to.ip());
+    pub(super) fn expect_answer(&self, message: &[u8]) {
+        if let Some(transaction) = stun::question(message) {
+            self.tags.expected().expect_answer(transaction);
         }
     }
 

@@ -1,7 +1,9 @@
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
-use ginnel::io::udp::{Family, RecvBatch, UdpOptions, UdpPort};
+use ginnel::forward::{Known, Version};
+use ginnel::io::udp::{Family, MAX_SOURCES, MAX_TAGS, RecvBatch, UdpOptions, UdpPort};
+use ginnel::wire::stun::CheckTag;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::namespace::{Neighbour, isolated, sh};
@@ -128,5 +130,38 @@ fn a_host_with_ipv6_switched_off_has_ipv4() {
         assert!(a.send("[fd05::2]:9".parse().unwrap(), b"x", None).is_err());
         a.send(SocketAddr::from(([127, 0, 0, 1], b.port())), b"x", None).unwrap();
         assert_eq!(collect(&b, Family::V4, 1).0, [1]);
+    });
+}
+
+#[test]
+fn strangers_are_sifted_however_often_whoever_is_known_changes_and_on_older_kernels_too() {
+    isolated(|| {
+        // What Linux before 6.8 gives a socket; where it is not a namespace's own, there is more.
+        sh("sysctl -qw net.core.optmem_max=20480 || true");
+        let [here, there] = [(); 2].map(|()| UdpPort::bind(UdpOptions::default()).unwrap());
+        let socket = &there.queues()[0];
+        let tags: Vec<_> = (0..MAX_TAGS as u64).map(|tag| CheckTag(tag.to_be_bytes())).collect();
+        let sources: Vec<_> =
+            (0..MAX_SOURCES as u32).map(|host| Ipv4Addr::from_bits(host << 8).into()).collect();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, there.port()));
+        let version = Version::default();
+        for (tags, sources) in [
+            (&tags[..], &sources[..]),
+            (&tags, &sources[..1000]),
+            (&tags, &[]),
+            (&tags[..300], &sources[..300]),
+            (&[], &sources),
+        ] {
+            let known = Known { tags: Some(tags.to_vec()), sources: sources.to_vec(), version };
+            let (tags, sources) = (tags.len(), sources.len());
+            for time in 0..10 {
+                let sifted = socket.sift(Family::V4, &known, 32);
+                sifted.unwrap_or_else(|error| panic!("{tags}, {sources}, {time}: {error}"));
+                here.send(to, &[7; 100], None).unwrap();
+            }
+        }
+        socket.take_all();
+        here.send(to, &[7; 10], None).unwrap();
+        assert_eq!(collect(&there, Family::V4, 10).0, [10]);
     });
 }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::{Device, Plane, wait};
 use crate::forward::coalesce::Merge;
 use crate::forward::ecn::Ecn;
-use crate::forward::ingress::{Ingress, Run};
+use crate::forward::ingress::{Ingress, Run, Strange};
 use crate::forward::{DropReason, Shared, Upcalls};
 use crate::io::clock;
 use crate::io::udp::{Family, RecvBatch, UdpQueue};
@@ -118,7 +118,7 @@ impl Plane {
                 return;
             }
             if sifted {
-                self.sieve.tend(pair, self.table.load().expected(), clock::now());
+                self.sieve.tend(pair, &self.table.load(), clock::now());
             }
             let mut messages = 0;
             for (family, fd) in families.iter().zip(&fds[1..]) {
@@ -135,11 +135,11 @@ impl Plane {
                     }
                 }
             }
-            let now = clock::now();
-            let flooded = noise.count(messages, inbox.ingress.take_opened(), now);
-            if flooded && sifts {
-                self.sieve.refine(pair, self.table.load().expected(), now);
+            let (strange, now) = (inbox.ingress.take_strange(), clock::now());
+            if sifts && strange != Strange::default() {
+                self.sieve.count(strange, pair, &self.table.load(), now);
             }
+            let flooded = noise.count(messages, inbox.ingress.take_opened(), now);
             if flooded && !wait(&mut fds[..1], Some(&PAUSE)) {
                 return;
             }

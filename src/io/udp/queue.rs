@@ -47,15 +47,13 @@ impl UdpQueue {
         v4.and_then(|()| self.v6.as_ref().map_or(Ok(()), |half| half.steer(Family::V6, data)))
     }
 
-    /// Has the kernel drop what comes from nobody in `known`, but for one in 2^`lot`, before it is
-    /// received, until [`take_all`](Self::take_all).
+    /// Has the kernel drop what comes by `family` from nobody in `known`, but for one in 2^`lot`,
+    /// before it is received, until [`take_all`](Self::take_all).
     ///
     /// # Errors
     /// Where the kernel cannot; everything is received then.
-    pub fn sift(&self, known: &Known, lot: u32) -> io::Result<()> {
-        let v4 = self.v4.as_ref().map_or(Ok(()), |half| half.sift(Family::V4, known, lot));
-        let v6 = || self.v6.as_ref().map_or(Ok(()), |half| half.sift(Family::V6, known, lot));
-        v4.and_then(|()| v6()).inspect_err(|_| self.take_all())
+    pub fn sift(&self, family: Family, known: &Known, lot: u32) -> io::Result<()> {
+        self.half(family).map_or(Ok(()), |half| half.sift(family, known, lot))
     }
 
     /// Receives everything again.

@@ -5,15 +5,17 @@
 //! stranger's is a tenth: the rest is queueing, waking and copying. So while strangers flood a socket,
 //! the kernel is told who is known (`SO_ATTACH_FILTER`). Three rules, the first that fits:
 //!
-//! 1. What comes from an address that was asked something passes.
+//! 1. What comes from an address that something was sent to passes.
 //! 2. A path check passes if its tag is somebody's.
 //! 3. All else passes *by lot*: as many as somebody who floods us may cost us, and among them now and
 //!    then a stranger that means well.
 //!
-//! The program compares 32 bits, of tags and IPv6 addresses by a hash: whoever receives has to look at
-//! the whole all the same. What was merged on arrival, which the program sees only the first of, is no
-//! path check to it: its length is not the one that the message says.
+//! The program compares 32 bits, of tags and IPv6 addresses by a hash under a key of its own, so that
+//! nobody can make up an address that passes for another; whoever receives has to look at the whole
+//! all the same. What was merged on arrival, which the program sees only the first of, is no path check
+//! to it: its length is not the one that the message says.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -27,10 +29,15 @@ use libc::{
 use super::Family;
 use super::steer::{jump, op};
 use crate::forward::Known;
+use crate::wire::stun::CheckTag;
 
 /// Tags that one program compares: 250 members with three each. Where there are more, or not all
-/// are known, every path check passes. With 1,000 sources that is half of what a program may be long.
+/// are known, every path check passes.
 pub const MAX_TAGS: usize = 750;
+
+/// Sources that one program compares, the first ones. With the tags that is three quarters of what
+/// a program may be long, 4,096 instructions.
+pub const MAX_SOURCES: usize = 2000;
 
 /// Values that are compared one by one, once it is known among which a value is: about the root of
 /// their number.
@@ -49,9 +56,6 @@ const STUN_HEADER: u32 = 20;
 const USERNAME: u32 = 0x0006_0010;
 /// Where the four words of the tag's digits are.
 const DIGITS: [u32; 4] = [32, 36, 40, 44];
-/// Spreads words of which only some bits differ: 2^32 divided by the golden ratio.
-const SPREAD: u32 = 0x9e37_79b9;
-
 /// What the program returns: so many bytes of the datagram are kept.
 const PASS: sock_filter = sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: u32::MAX };
 const DROP: sock_filter = sock_filter { k: 0, ..PASS };
@@ -60,10 +64,17 @@ const DROP: sock_filter = sock_filter { k: 0, ..PASS };
 const AHEAD: u8 = u8::MAX;
 
 /// Has the kernel drop what comes from nobody in `known`, but for one in 2^`lot`.
+///
+/// While a program replaces another, the kernel has room for both or refuses (`net.core.optmem_max`,
+/// 20 KiB before Linux 6.8): then the other one goes first, and where even that is not enough, path
+/// checks are left to whoever receives.
 pub(super) fn sift(socket: &UdpSocket, family: Family, known: &Known, lot: u32) -> io::Result<()> {
-    let mut program = program(family, known, lot);
-    let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    set(socket, libc::SO_ATTACH_FILTER, &program)
+    let whole = Program::new(family, known.tags.as_deref(), &known.sources, lot);
+    whole.attach(socket).or_else(|_| {
+        take_all(socket).ok();
+        let short = || Program::new(family, None, &known.sources, lot);
+        whole.attach(socket).or_else(|_| short().attach(socket))
+    })
 }
 
 /// Takes everything again.
@@ -82,26 +93,82 @@ fn set<T>(socket: &UdpSocket, name: libc::c_int, value: &T) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn program(family: Family, known: &Known, lot: u32) -> Vec<sock_filter> {
-    let mut program = load_hash(&source_words(family));
-    program.extend(pass_one_of(known.sources.iter().filter_map(|source| match (family, source) {
-        (Family::V4, IpAddr::V4(v4)) => Some(v4.to_bits()),
-        (Family::V6, IpAddr::V6(v6)) => Some(hash(&v6.octets())),
-        _ => None,
-    })));
-    let by_lot = by_lot(lot);
-    program.extend(skip_unless_a_request());
-    program.push(op(BPF_JMP | BPF_JA, by_lot.len() as u32));
-    program.extend(by_lot);
-    let Some(tags) = &known.tags else {
-        program.push(PASS);
-        return program;
-    };
-    program.extend([load(BPF_W, UDP_HEADER + STUN_HEADER), jump(BPF_JEQ, USERNAME, 1, 0), DROP]);
-    program.extend(load_hash(&DIGITS));
-    program.extend(pass_one_of(tags.iter().map(|tag| hash(tag.digits().as_bytes()))));
-    program.push(DROP);
-    program
+/// The instructions, and the key of its hashes.
+struct Program {
+    instructions: Vec<sock_filter>,
+    key: u32,
+}
+
+impl Program {
+    fn new(family: Family, tags: Option<&[CheckTag]>, sources: &[IpAddr], lot: u32) -> Self {
+        // Odd, so that no bit of a word is lost.
+        let key = RandomState::new().hash_one(0) as u32 | 1;
+        let mut program = Self { instructions: Vec::new(), key };
+        program.load_hash(&source_words(family));
+        let sources = sources.iter().take(MAX_SOURCES);
+        program.pass_one_of(sources.filter_map(|source| match (family, source) {
+            (Family::V4, IpAddr::V4(v4)) => Some(v4.to_bits()),
+            (Family::V6, IpAddr::V6(v6)) => Some(hash(&v6.octets(), key)),
+            _ => None,
+        }));
+        let by_lot = by_lot(lot);
+        program.extend(skip_unless_a_request());
+        program.extend([op(BPF_JMP | BPF_JA, by_lot.len() as u32)]);
+        program.extend(by_lot);
+        let Some(tags) = tags else {
+            program.extend([PASS]);
+            return program;
+        };
+        program.extend([
+            load(BPF_W, UDP_HEADER + STUN_HEADER),
+            jump(BPF_JEQ, USERNAME, 1, 0),
+            DROP,
+        ]);
+        program.load_hash(&DIGITS);
+        program.pass_one_of(tags.iter().map(|tag| hash(tag.digits().as_bytes(), key)));
+        program.extend([DROP]);
+        program
+    }
+
+    fn attach(&self, socket: &UdpSocket) -> io::Result<()> {
+        let len =
+            u16::try_from(self.instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let program = sock_fprog { len, filter: self.instructions.as_ptr().cast_mut() };
+        set(socket, libc::SO_ATTACH_FILTER, &program)
+    }
+
+    fn extend(&mut self, instructions: impl IntoIterator<Item = sock_filter>) {
+        self.instructions.extend(instructions);
+    }
+
+    /// Loads the [`hash`] of the words at these offsets.
+    fn load_hash(&mut self, words: &[u32]) {
+        self.extend([load(BPF_W, words[0])]);
+        for at in &words[1..] {
+            self.extend([
+                op(BPF_ALU | BPF_MUL | BPF_K, self.key),
+                op(BPF_MISC | BPF_TAX, 0),
+                load(BPF_W, *at),
+                op(BPF_ALU | BPF_XOR | BPF_X, 0),
+            ]);
+        }
+    }
+
+    /// Passes if one of `values` was loaded, else goes on behind.
+    fn pass_one_of(&mut self, values: impl Iterator<Item = u32>) {
+        let mut values: Vec<u32> = values.collect();
+        values.sort_unstable();
+        let len: usize = values.chunks(GROUP).map(|group| group.len() + 3).sum();
+        let end = self.instructions.len() + len;
+        for group in values.chunks(GROUP) {
+            let (count, last) = (group.len() as u8, group[group.len() - 1]);
+            // Past the group, its comparisons and both its ends, where the value is in a later one.
+            self.extend([jump(BPF_JGT, last, count + 2, 0)]);
+            self.extend((1..).zip(group).map(|(at, one)| jump(BPF_JEQ, *one, count - at + 1, 0)));
+            let rest = end - self.instructions.len() - 1;
+            self.extend([op(BPF_JMP | BPF_JA, rest as u32), PASS]);
+        }
+    }
 }
 
 /// One in 2^`lot` passes, whatever it is.
@@ -134,23 +201,6 @@ fn skip_unless_a_request() -> Vec<sock_filter> {
     tests
 }
 
-/// Passes if one of `values` was loaded, else goes on behind.
-fn pass_one_of(values: impl Iterator<Item = u32>) -> Vec<sock_filter> {
-    let mut values: Vec<u32> = values.collect();
-    values.sort_unstable();
-    let end: usize = values.chunks(GROUP).map(|group| group.len() + 3).sum();
-    let mut search = Vec::with_capacity(end);
-    for group in values.chunks(GROUP) {
-        let (count, last) = (group.len() as u8, group[group.len() - 1]);
-        // Past the group, its comparisons and both its ends, where the value is in a later one.
-        search.push(jump(BPF_JGT, last, count + 2, 0));
-        search.extend((1..).zip(group).map(|(at, value)| jump(BPF_JEQ, *value, count - at + 1, 0)));
-        search.push(op(BPF_JMP | BPF_JA, (end - search.len() - 1) as u32));
-        search.push(PASS);
-    }
-    search
-}
-
 /// Where the source address is.
 fn source_words(family: Family) -> Vec<u32> {
     let words: &[u32] = match family {
@@ -160,30 +210,16 @@ fn source_words(family: Family) -> Vec<u32> {
     words.iter().map(|at| SKF_NET_OFF.cast_unsigned() + at).collect()
 }
 
-/// Loads the [`hash`] of the words at these offsets.
-fn load_hash(words: &[u32]) -> Vec<sock_filter> {
-    let mut program = vec![load(BPF_W, words[0])];
-    for at in &words[1..] {
-        program.extend([
-            op(BPF_ALU | BPF_MUL | BPF_K, SPREAD),
-            op(BPF_MISC | BPF_TAX, 0),
-            load(BPF_W, *at),
-            op(BPF_ALU | BPF_XOR | BPF_X, 0),
-        ]);
-    }
-    program
-}
-
 fn load(size: u32, at: u32) -> sock_filter {
     op(BPF_LD | size | BPF_ABS, at)
 }
 
-/// 32 bits for four words; a single word is its own hash.
-fn hash(bytes: &[u8]) -> u32 {
+/// 32 bits for four words.
+fn hash(bytes: &[u8], key: u32) -> u32 {
     let words = bytes
         .chunks_exact(4)
         .map(|word| word.iter().fold(0, |word: u32, byte| word << 8 | u32::from(*byte)));
-    words.fold(0, |hash, word| hash.wrapping_mul(SPREAD) ^ word)
+    words.fold(0, |hash, word| hash.wrapping_mul(key) ^ word)
 }
 
 #[cfg(test)]
@@ -192,10 +228,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::forward::Version;
     use crate::identity::WgSecret;
-    use crate::wire::stun::{
-        CheckKey, CheckRequest, CheckResponse, CheckTag, StunRequest, TransactionId,
-    };
+    use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, StunRequest, TransactionId};
 
     /// So rare that it never wins.
     const NONE: u32 = 32;
@@ -215,7 +250,7 @@ mod tests {
 
     fn tags(tags: impl IntoIterator<Item = usize>) -> Known {
         let tags = tags.into_iter().map(tag).collect();
-        Known { tags: Some(tags), sources: Vec::new(), version: 0 }
+        Known { tags: Some(tags), sources: Vec::new(), version: Version::default() }
     }
 
     /// Addresses that nobody here has, of both families.
@@ -293,13 +328,14 @@ mod tests {
         others.extend(handshakes);
         for (family, socket) in sockets() {
             let own = socket.local_addr().unwrap().ip();
-            for count in [0, 1, 10, 500] {
+            for count in [0, 1, GROUP as u32, GROUP as u32 + 1, 1999] {
                 let mut told = tags([3]);
                 told.sources = elsewhere(count);
                 sift(&socket, family, &told, NONE).unwrap();
                 assert_eq!(pass(&socket, &others), Vec::<Vec<u8>>::new());
                 sift(&socket, family, &told, 0).unwrap();
                 assert_eq!(pass(&socket, &others), others);
+                told.sources.truncate(MAX_SOURCES - 1);
                 told.sources.push(own);
                 sift(&socket, family, &told, NONE).unwrap();
                 let all = [&others[..], &[check(1)]].concat();

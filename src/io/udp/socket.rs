@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSocketState};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -57,7 +58,7 @@ pub(super) struct UdpHalf {
     socket: UdpSocket,
     /// Sends by GSO where the kernel does. quinn-udp answers any `EINVAL` or `EIO` by leaving GSO and
     /// the ECN field out for ever, so after one there is a new state.
-    state: RwLock<UdpSocketState>,
+    state: ArcSwap<UdpSocketState>,
     /// Batches in a row for which GSO was refused, and after those the ones that were sent without.
     refused: AtomicU32,
 }
@@ -82,7 +83,7 @@ impl UdpHalf {
         enlarge_buffers(&socket);
         socket.bind(&address.into())?;
         let socket = UdpSocket::from(socket);
-        let state = RwLock::new(state_of(&socket)?);
+        let state = ArcSwap::from_pointee(state_of(&socket)?);
         let port = socket.local_addr()?.port();
         Ok((Self { socket, state, refused: AtomicU32::new(0) }, port))
     }
@@ -126,7 +127,7 @@ impl UdpHalf {
     }
 
     fn can_gso(&self) -> bool {
-        self.state.read().max_gso_segments() > 1
+        self.state.load().max_gso_segments() > 1
     }
 
     /// Whether the next batch goes out by GSO.
@@ -205,11 +206,11 @@ impl UdpHalf {
         let ecn = EcnCodepoint::from_bits(ecn as u8);
         let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
         let send = || {
-            let sent = self.state.read().try_send((&self.socket).into(), &transmit);
+            let sent = self.state.load().try_send((&self.socket).into(), &transmit);
             if sent.as_ref().is_err_and(ends_state)
                 && let Ok(state) = state_of(&self.socket)
             {
-                *self.state.write() = state;
+                self.state.store(Arc::new(state));
             }
             sent
         };
@@ -230,7 +231,7 @@ impl UdpHalf {
     pub(super) fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         for _ in 0..ERROR_TRIES {
             let filled = batch
-                .fill(|slices, meta| self.state.read().recv((&self.socket).into(), slices, meta));
+                .fill(|slices, meta| self.state.load().recv((&self.socket).into(), slices, meta));
             match filled {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if !is_fatal(&error) => {}
