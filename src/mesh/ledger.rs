@@ -162,3 +162,41 @@ impl Ledger {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{AdminSecret, RootSecret};
+    use crate::membership::GenesisPool;
+
+    #[test]
+    fn a_copy_is_the_same_logs_and_roster_until_one_of_them_changes() {
+        let root = RootSecret::from_seed([1; 32]);
+        let genesis = Genesis {
+            version: 1,
+            root: root.public(),
+            created: UnixTime(1),
+            salt: [0; 16],
+            ipv4_pool: GenesisPool::Default,
+            name: "home".parse().unwrap(),
+        };
+        let mut ledger = Ledger::new(genesis, Logs::new(root.public()));
+        ledger.derive(UnixTime(1));
+        let mut copy = ledger.clone();
+        assert!(Arc::ptr_eq(&ledger.logs, &copy.logs));
+        assert!(Arc::ptr_eq(&ledger.roster, &copy.roster));
+
+        let admin = AdminSecret::from_seed([2; 32]).public();
+        let add = OpBody::AdminAdd { admin, device: DeviceId([3; 32]) };
+        let add = copy.next(Author::Root(root.public()), UnixTime(2), add).unwrap();
+        let add = SignedOp::sign_root(&add, &root, copy.network()).unwrap();
+        assert!(copy.append(add.clone()).unwrap().is_some());
+        copy.derive(UnixTime(2));
+        assert!(copy.roster().is_admin(&admin) && !ledger.roster().is_admin(&admin));
+        assert!(ledger.logs().is_empty());
+
+        let logs = copy.logs.clone();
+        assert_eq!(copy.append(add), Ok(None));
+        assert!(Arc::ptr_eq(&copy.logs, &logs), "what is known changes nothing");
+    }
+}
