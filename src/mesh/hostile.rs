@@ -281,6 +281,24 @@ fn a_full_table_of_peers_still_lets_a_member_in() {
 }
 
 #[test]
+fn packets_without_a_session_do_not_put_off_the_handshake_that_is_due() {
+    let (mut stage, alice) = (Stage::new(), villain(4));
+    stage.admit(&alice, "alice");
+    let key = stage.mesh.bring_member(&alice.id.public(), Purpose::User, stage.now).unwrap();
+    let due = stage.now + Duration::from_millis(500);
+    stage.mesh.peers.touch(key).unwrap().call_at(due);
+    stage.mesh.next_look(key, due);
+    let destination = stage.mesh.ledger.roster().get(&alice.id.public()).unwrap().ipv6.into();
+    for _ in 0..20 {
+        stage.now += Duration::from_millis(49);
+        let upcall = Upcall::NoSession { destination, packet: vec![0x60; 40] };
+        stage.mesh.handle_input(Input::Upcall(upcall), stage.now).unwrap();
+        let look = stage.mesh.deadlines.get(&Timer::Peer(key)).unwrap();
+        assert!(look <= due, "put off by {:?}", look - due);
+    }
+}
+
+#[test]
 fn whoever_rang_in_a_crowd_is_called_a_little_later() {
     let mut stage = Stage::new();
     let crowd: Vec<_> = (10..23).map(villain).collect();

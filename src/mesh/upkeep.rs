@@ -160,9 +160,13 @@ impl Mesh {
         self.next_look(key, now + next);
     }
 
-    /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due.
+    /// A peer is looked at again: by `latest`, or when a handshake or a `Hello` is due. A look that is
+    /// due by now is not put off: whatever came first may come again and again.
     pub(super) fn next_look(&mut self, key: PeerKey, latest: Instant) {
         let Some(peer) = self.peers.get(key) else { return };
+        if self.deadlines.get(&Timer::Peer(key)).is_some_and(|at| at <= self.last_now) {
+            return;
+        }
         let asking = peer.path.primary().is_none().then(|| peer.asking.due());
         let due = [peer.handshake_at, peer.greeting.again_at(), asking, Some(peer.wanted_until)];
         let due = due.into_iter().flatten();
