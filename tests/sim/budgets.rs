@@ -194,7 +194,7 @@ fn draw(figures: &Figures) -> String {
         ("control messages", "messages"),
         ("tunnels", "tunnels"),
         ("CPU", "cpu_ms"),
-        ("memory", "memory_kib"),
+        ("memory, no roster", "memory_kib"),
     ];
     plot("An idle device, against one in the smallest network", &lines.map(line))
 }
