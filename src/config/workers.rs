@@ -12,7 +12,8 @@ const MOST: usize = 16;
 /// peers that send at once.
 const MOST_BY_DEFAULT: usize = 4;
 
-/// 1 to 16 workers; by default as many as this process may use cores, at most 4.
+/// 1 to 16 workers; by default as many as this process may use cores, at most 4, and one where there are
+/// two: its pair of threads already keeps them busy, and a second one only takes turns with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "usize")]
 pub struct WorkerCount(usize);
@@ -31,7 +32,10 @@ impl WorkerCount {
 
 impl Default for WorkerCount {
     fn default() -> Self {
-        Self(available_parallelism().map_or(1, usize::from).min(MOST_BY_DEFAULT))
+        match available_parallelism().map_or(1, usize::from) {
+            0..=2 => Self(1),
+            cores => Self(cores.min(MOST_BY_DEFAULT)),
+        }
     }
 }
 

@@ -197,6 +197,7 @@ impl Figure {
 fn in_quiet_world(measure: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
     in_world(|world| {
         world.log_level = "info";
+        world.workers = None;
         measure(world)
     })
 }

@@ -38,6 +38,8 @@ pub struct World {
     pub dht: Vec<DhtNode>,
     /// How much agents that are made from now on log; tests want to see why they fail.
     pub log_level: &'static str,
+    /// How many workers agents that are made from now on have; tests want several, on any machine.
+    pub workers: Option<u8>,
     stun: Vec<StunServer>,
     folder: TempDir,
     logs: Mutex<Vec<(String, PathBuf)>>,
@@ -55,6 +57,7 @@ impl World {
             internet: Internet::start()?,
             dht: Vec::new(),
             log_level: "debug",
+            workers: Some(2),
             stun: Vec::new(),
             folder,
             logs: Mutex::default(),
@@ -199,8 +202,9 @@ impl World {
         let list = |addresses: Vec<SocketAddrV4>| {
             addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
         };
+        let workers = self.workers.map_or(String::new(), |count| format!("workers = {count}\n"));
         format!(
-            "[agent]\nlog = \"{}\"\n\n[dht]\nbootstrap = [{}]\n\n[stun]\nservers = [{}]\n",
+            "[agent]\n{workers}log = \"{}\"\n\n[dht]\nbootstrap = [{}]\n\n[stun]\nservers = [{}]\n",
             self.log_level,
             list(self.bootstrap()),
             list(self.stun_addresses())
