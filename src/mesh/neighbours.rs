@@ -233,12 +233,8 @@ fn is_hopeless(peer: &Peer, patience: Duration, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rings::tests::devices;
     use super::*;
-    use crate::identity::hash;
-
-    fn devices(count: u8) -> Vec<DeviceId> {
-        (0..count).map(|number| DeviceId(hash(&[number]))).collect()
-    }
 
     #[test]
     fn whoever_calls_with_many_devices_gets_only_what_is_left() {

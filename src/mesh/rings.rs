@@ -60,11 +60,11 @@ fn place(ring: usize, device: &DeviceId) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::identity::hash;
 
-    fn devices(count: u8) -> Vec<DeviceId> {
+    pub fn devices(count: u8) -> Vec<DeviceId> {
         (0..count).map(|number| DeviceId(hash(&[number]))).collect()
     }
 
