@@ -92,8 +92,8 @@ impl Mesh {
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
             (Control::Goodbye(why), true) => self.hear_goodbye((key, device), *why, now),
-            (Control::Introduce(_) | Control::Introduced(_), true)
-                if !self.may_introduce(key, now) =>
+            (Control::Introduce(what) | Control::Introduced(what), true)
+                if !self.may_introduce(key, what, now) =>
             {
                 return Err(InputError::TooMany);
             }

@@ -1,19 +1,34 @@
-//! Signalling through a shared member: "tell that device where I am, and me where it is".
+//! Signalling through members: "tell that device where I am, and me where it is".
 //!
-//! Two devices that lose each other, or have never met, mostly share a member to whom both have a
-//! tunnel. It passes their addresses on at once, where the DHT would take seconds. What it says is
-//! only a hint: a path check to the address decides, and a lying member wastes one check.
-//!
-//! Where no member is connected to both, one that most likely is to the other comes first: its
-//! [agreed](super::neighbours) neighbours. They can be introduced by more members than the other can.
+//! Two devices that lose each other mostly share a member to whom both have a tunnel. It passes their
+//! addresses on at once, where the DHT would take seconds. What it says is only a hint: a path check to
+//! the address decides, and a lying member wastes one check.
 //!
 //! ```text
 //!   b ── Introduce { c, where b is } ──▶ a ── Introduced { b, where b is } ──▶ c
 //!   b ◀── Introduced { c, where c is } ─ a
 //! ```
+//!
+//! Two that never met share one in a small network only. And the DHT does not help where both are
+//! behind NATs that let in whom they wrote to: the other has to learn that somebody looks for it. So
+//! where a user waits, a member that is not connected to the other passes the request on to the one
+//! that [stands](super::rings) nearest to it among its own, over [`MAX_WAY`] members at most: whoever
+//! stands beside another mostly is its [neighbour](super::neighbours). As everybody has random places on
+//! several circles, and neighbours by lot, that takes some five members in a network of a thousand and
+//! fifteen in one of ten thousand. What the last one says comes back the same way.
+//!
+//! ```text
+//!   b ── Introduce ──▶ d ── Introduce, over b ──▶ e ── Introduced ──▶ c
+//!   b ◀── Introduced ─ d ◀─ Introduced, over b ── e
+//! ```
+//!
+//! Several are asked each time, one of them by lot: whoever places devices beside the other must not
+//! have the say alone. Who looks for somebody is named by whoever passes the request on, and nothing
+//! proves it: a hostile member can have a device that is far from it look where another member is said
+//! to be, no more often than with those that it is connected to. What a member passes on for others has
+//! an [`Allowance`] of its own, so that nobody uses up what it may ask for itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::seq::IndexedRandom;
@@ -21,24 +36,22 @@ use rand::seq::IndexedRandom;
 use super::directory::Source;
 use super::peer::{Peer, Purpose};
 use super::rate::Bucket;
+use super::rings::RINGS;
 use super::*;
 use crate::identity::DeviceId;
-use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS};
+use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS, MAX_WAY};
 
-/// How many members are asked at once, those first that are [agreed](super::neighbours) neighbours of
-/// the other: one may be slow, or not connected to it. Of the others, which hardly are in a large
-/// network, as many only where a user waits.
-const INTRODUCERS: usize = 3;
+/// How many members are asked at once because they stand near the other: one may be slow, or not
+/// connected to it. One more is asked that does not.
+const NEAREST: usize = 2;
 
-/// How many members are brought into use to introduce others, at once and in all, and for how long:
-/// they are asked for themselves after a second, and again after two and four.
-const APPROACHED_AT_ONCE: usize = 2;
-const APPROACHED: usize = 8;
-const APPROACHED_FOR: Duration = Duration::from_secs(15);
+/// How many places on both sides of the other are looked at on each circle for somebody that is
+/// connected: of a dozen tunnels in a network of ten thousand one leads to the nearest hundred places.
+const PLACES: usize = 256;
 
-/// Introductions a second that one member may ask for or bring, and how many at once. Each makes us
-/// check up to a dozen addresses that it chose, so a hostile member could aim every device at a
-/// stranger; an honest one asks for a handful, once a second at most.
+/// Introductions a second that one member may ask for or bring, and how many at once; as many again that
+/// it passes on. Each makes us check up to a dozen addresses that it chose, so a hostile member could aim
+/// every device at a stranger; an honest one asks for a handful, once a second at most.
 const HEARD_A_SECOND: u32 = 4;
 const HEARD_AT_ONCE: u32 = 32;
 
@@ -83,9 +96,26 @@ impl Asking {
     }
 }
 
-/// How many introductions one member may bring.
-pub fn allowance() -> Bucket {
-    Bucket::new(HEARD_A_SECOND, Duration::from_secs(1), HEARD_AT_ONCE)
+/// How many introductions one member may ask for or bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    own: Bucket,
+    passed_on: Bucket,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        let bucket = Bucket::new(HEARD_A_SECOND, Duration::from_secs(1), HEARD_AT_ONCE);
+        Self { own: bucket, passed_on: bucket }
+    }
+}
+
+impl Allowance {
+    /// Whether one more is heard: of the speaker and the listener, or between others.
+    pub fn take(&mut self, introduction: &Introduction, now: Instant) -> bool {
+        let of = if introduction.way.is_empty() { &mut self.own } else { &mut self.passed_on };
+        of.take(1, now)
+    }
 }
 
 impl Mesh {
@@ -96,62 +126,48 @@ impl Mesh {
         if peer.asking.due() > now {
             return;
         }
-        let (waits, beside) = (peer.is_waited_for(now), peer.beside.clone());
-        let again = peer.asking.pause > PAUSE;
+        // What only the roster's sync wants is not passed on, so only who stands beside it is of use.
+        let far = peer.is_waited_for(now);
+        let mut asked = self.nearest(&target, if far { PLACES } else { 1 }, &[]);
         let mut others = self.proven_members();
-        others.retain(|other| *other != key);
-        if others.is_empty() {
+        others.retain(|other| !asked.contains(other));
+        asked.extend(others.choose(&mut self.rng));
+        if asked.is_empty() {
             // Whoever connects next is asked at once.
             return;
         }
-        let beside = beside.unwrap_or_else(|| self.note_beside(key, &target));
-        let knows = |key: &PeerKey| {
-            self.peers.get(*key).and_then(Peer::device).is_some_and(|at| beside.contains(&at))
-        };
-        let (likely, others): (Vec<_>, Vec<_>) = others.into_iter().partition(knows);
-        if waits && (likely.is_empty() || again) {
-            self.approach(&beside, now);
-        }
-        // Whoever places devices beside the target must not have the say alone.
-        let most = INTRODUCERS - usize::from(!others.is_empty());
-        let mut asked: Vec<_> = likely.sample(&mut self.rng, most).copied().collect();
-        let unlikely = if waits { INTRODUCERS - asked.len() } else { 1 };
-        asked.extend(others.sample(&mut self.rng, unlikely).copied());
         let at = self.own_endpoints(now);
+        let introduction = Introduction { device: target, at, far, way: Vec::new() };
         for introducer in asked {
-            let introduction = Introduction { device: target, at: at.clone() };
-            self.tell(introducer, &Control::Introduce(introduction), now);
+            self.tell(introducer, &Control::Introduce(introduction.clone()), now);
         }
         if let Some(peer) = self.peers.touch(key) {
-            peer.asking.asked(waits, now);
+            peer.asking.asked(far, now);
         }
     }
 
-    /// Who is likely connected to `key`'s device, as of now: the roster may change, a hint may be old.
-    fn note_beside(&mut self, key: PeerKey, target: &DeviceId) -> Arc<BTreeSet<DeviceId>> {
-        let beside = Arc::new(self.beside(target));
-        if let Some(peer) = self.peers.touch(key) {
-            peer.beside = Some(beside.clone());
-        }
-        beside
-    }
-
-    /// Brings some of those into use that are likely connected to a device for which a user waits: the
-    /// roster's sync can do without.
-    fn approach(&mut self, beside: &BTreeSet<DeviceId>, now: Instant) {
-        let is_approached =
-            |peer: &&Peer| peer.purpose == Purpose::Introducer && now < peer.wanted_until;
-        let free = APPROACHED.saturating_sub(self.peers.iter().filter(is_approached).count());
-        let this = self.me.identity.id.public();
-        let known = |device: &&DeviceId| **device == this || self.peers.member(device).is_some();
-        let new: Vec<_> = beside.iter().filter(|device| !known(device)).copied().collect();
-        for device in new.sample(&mut self.rng, APPROACHED_AT_ONCE.min(free)) {
-            if let Some(key) = self.bring_member(device, Purpose::Introducer, now)
-                && let Some(peer) = self.peers.touch(key)
+    /// A few proven members that stand nearest to this device, within so many places of it on each side,
+    /// and are not on the `way`; the nearest first.
+    fn nearest(&self, to: &DeviceId, places: usize, way: &[DeviceId]) -> Vec<PeerKey> {
+        let mut nearest = Vec::new();
+        for device in self.ledger.rings().around(to).take(2 * RINGS * places) {
+            if let Some(key) = self.proven(&device)
+                && !way.contains(&device)
+                && !nearest.contains(&key)
             {
-                peer.wanted_until = now + APPROACHED_FOR;
+                nearest.push(key);
+            }
+            if nearest.len() == NEAREST {
+                break;
             }
         }
+        nearest
+    }
+
+    /// The peer of a member whose proof held.
+    fn proven(&self, device: &DeviceId) -> Option<PeerKey> {
+        let key = self.peers.member(device)?;
+        self.peers.get(key)?.greeting.is_proven().then_some(key)
     }
 
     /// A member is connected: it may know those that are still looked for.
@@ -166,34 +182,77 @@ impl Mesh {
         }
     }
 
-    /// Whether the member at `key` may have one more introduction heard.
-    pub(super) fn may_introduce(&mut self, key: PeerKey, now: Instant) -> bool {
-        self.peers.get_mut(key).is_some_and(|peer| peer.introductions.take(1, now))
+    /// Whether the member at `key` may have this introduction heard.
+    pub(super) fn may_introduce(
+        &mut self,
+        key: PeerKey,
+        introduction: &Introduction,
+        now: Instant,
+    ) -> bool {
+        let peer = self.peers.get_mut(key);
+        peer.is_some_and(|peer| peer.introductions.take(introduction, now))
     }
 
-    /// `from` asks to be introduced.
+    /// `from` asks that somebody be introduced: itself, or who asked it.
     pub(super) fn hear_introduce(
         &mut self,
         (key, from): (PeerKey, DeviceId),
         asked: &Introduction,
         now: Instant,
     ) {
-        let target = self.peers.member(&asked.device).and_then(|key| self.peers.get(key));
-        let Some(target) = target.filter(|peer| peer.greeting.is_proven()) else { return };
-        let (other, primary) = (target.key, target.slot.endpoint());
-        let there = self.known_endpoints(&asked.device, primary, now);
-        let asker = self.peers.get(key).and_then(|peer| peer.slot.endpoint());
-        let mut here = asked.at.clone();
-        add(&mut here.endpoints, asker);
-        let seq = self.unix(now).0;
-        let at = Endpoints { seq, endpoints: there, nat: 0 };
-        let back = Introduction { device: asked.device, at };
-        self.tell(other, &Control::Introduced(Introduction { device: from, at: here }), now);
+        let Introduction { device, at, far, way } = asked;
+        let mut here = at.clone();
+        if way.is_empty() {
+            add(&mut here.endpoints, self.peers.get(key).and_then(|peer| peer.slot.endpoint()));
+        }
+        let Some(target) = self.proven(device) else {
+            if *far {
+                let way = way.iter().copied().chain([from]).collect();
+                self.pass_on(Introduction { device: *device, at: here, far: true, way }, now);
+            }
+            return;
+        };
+        let primary = self.peers.get(target).and_then(|peer| peer.slot.endpoint());
+        let there = self.known_endpoints(device, primary, now);
+        let there = Endpoints { seq: self.unix(now).0, endpoints: there, nat: 0 };
+        let back = Introduction { device: *device, at: there, far: false, way: way.clone() };
+        let seeker = way.first().copied().unwrap_or(from);
+        let introduction = Introduction { device: seeker, at: here, far: false, way: Vec::new() };
+        self.tell(target, &Control::Introduced(introduction), now);
         self.tell(key, &Control::Introduced(back), now);
     }
 
-    /// A member says where another is, or that it looks for us.
+    /// Asks a member that stands nearer to who is looked for. None is asked twice, so that one that
+    /// cannot help is gone round.
+    fn pass_on(&mut self, asked: Introduction, now: Instant) {
+        let is_member = self.ledger.roster().get(&asked.device).is_some();
+        if asked.way.len() > MAX_WAY || !is_member {
+            return;
+        }
+        let mut next = self.nearest(&asked.device, PLACES, &asked.way).first().copied();
+        if next.is_none() {
+            let mut others = self.proven_members();
+            others.retain(|key| {
+                let device = self.peers.get(*key).and_then(Peer::device);
+                device.is_some_and(|device| !asked.way.contains(&device))
+            });
+            next = others.choose(&mut self.rng).copied();
+        }
+        if let Some(next) = next {
+            self.tell(next, &Control::Introduce(asked), now);
+        }
+    }
+
+    /// A member says where another is, or that it looks for us, or for whoever asked over us.
     pub(super) fn hear_introduced(&mut self, introduction: &Introduction, now: Instant) {
+        let mut way = introduction.way.clone();
+        if let Some(next) = way.pop() {
+            if let Some(next) = self.proven(&next) {
+                let introduction = Introduction { way, ..introduction.clone() };
+                self.tell(next, &Control::Introduced(introduction), now);
+            }
+            return;
+        }
         let device = introduction.device;
         if device == self.me.identity.id.public() {
             return;

@@ -6,7 +6,7 @@
 //! demand. On each of a few [circles](super::rings) the members stand in the order of some bytes of
 //! their ids, and a member's neighbours are the next ones on both sides: the union of the circles
 //! connects everybody over a few steps, also where many are missing. And whoever looks for a member
-//! knows who is likely to be connected to it: [introductions] are asked of those.
+//! knows who is likely to be connected to it: requests for [introductions] are passed on towards those.
 //!
 //! The others are *strayed to*, so that no choice of others decides who is heard: who can have devices
 //! admitted could place some of them beside another on every circle. Each is a random one beside a

@@ -73,14 +73,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::candidate::{Surroundings, canonical};
 use super::event::Transmit;
 use crate::wire::stun::{CheckKey, CheckRequest, CheckResponse, CheckTag, TransactionId};
 use answered::Answered;
 use route::Route;
+use search::HUNT_SPREAD;
 use size::SizeSearch;
 
 pub use choice::Tier;
@@ -386,8 +387,9 @@ impl PathAgent {
         let hunt = self.hunt_gap();
         for address in due {
             self.ask(address, now);
+            let spread = self.rng.random_range(HUNT_SPREAD);
             if let Some(route) = self.routes.get_mut(&address) {
-                route.advance_burst(hunt, now);
+                route.advance_burst(hunt, spread, now);
             }
         }
     }

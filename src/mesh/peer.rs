@@ -5,17 +5,17 @@
 //! the packet path shares, the agent that finds a way to it, and the packets that wait for a
 //! session.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::greeting::Greeting;
-use super::introductions::{Asking, allowance};
+use super::introductions::{Allowance, Asking};
 use super::key::PeerKey;
 use super::path::PathAgent;
-use super::rate::{Bucket, Inflow};
+use super::rate::Inflow;
 use crate::forward::PeerSlot;
 use crate::identity::{DeviceId, WgPublicKey};
 use crate::membership::Member;
@@ -72,13 +72,11 @@ pub struct Peer {
     /// What it may say while it has not proved itself.
     pub inflow: Inflow,
     /// The introductions it may still ask for or bring.
-    pub introductions: Bucket,
+    pub introductions: Allowance,
     /// Whether this side starts the handshake when both could.
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
     pub neighbour: bool,
-    /// Its [agreed](super::neighbours) neighbours, where it was looked for.
-    pub beside: Option<Arc<BTreeSet<DeviceId>>>,
     /// What it is in use for.
     pub purpose: Purpose,
     /// Until when somebody waits for it.
@@ -107,8 +105,6 @@ const LAST_RETRY: Duration = Duration::from_secs(4);
 pub enum Purpose {
     /// It looks for this device, or for any [company](super::company): finding a path is its business.
     Company,
-    /// It can most likely [introduce](super::introductions) another.
-    Introducer,
     /// The roster shall spread over it.
     Roster,
     /// A user of this device waits for it.
@@ -138,10 +134,9 @@ impl Peer {
             path,
             greeting: Greeting::default(),
             inflow: Inflow::default(),
-            introductions: allowance(),
+            introductions: Allowance::default(),
             leads: false,
             neighbour: false,
-            beside: None,
             purpose: Purpose::Company,
             wanted_until: born,
             handshake_at: None,

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::introductions::Allowance;
 use super::key::PeerKey;
 use super::peer::{Peer, Who};
-use super::rate::{Bucket, Inflow, Left};
+use super::rate::{Inflow, Left};
 use crate::forward::SlotIndex;
 use crate::forward::tunnel::Stamps;
 use crate::identity::DeviceId;
 
 /// What a member may say before it proved itself, and the introductions that it may ask for or bring.
-type Allowances = (Inflow, Bucket);
+type Budgets = (Inflow, Allowance);
 
 /// Slot numbers have 24 bits: they are the upper part of WireGuard's receiver indices.
 const SLOT_NUMBERS: u32 = 1 << 24;
@@ -25,7 +26,7 @@ pub struct Peers {
     by_key: BTreeMap<PeerKey, Peer>,
     by_who: BTreeMap<Who, BTreeSet<PeerKey>>,
     /// What members may still say and have introduced that are out of use.
-    left: Left<Allowances>,
+    left: Left<Budgets>,
     /// Which handshakes of members out of use are replays; of as many as there are members.
     stamps: BTreeMap<DeviceId, Stamps>,
     last_number: u32,

@@ -38,19 +38,28 @@ impl Rings {
 
     /// The members next to this one, on both sides of it on each circle. It need be no member itself.
     pub fn beside(&self, this: &DeviceId) -> BTreeSet<DeviceId> {
-        let mut beside = BTreeSet::new();
-        for (ring, order) in self.rings.iter().enumerate() {
-            let own = place(ring, this);
+        self.around(this).take(2 * RINGS).filter(|other| other != this).collect()
+    }
+
+    /// The members on both sides of this one on each circle, the nearest first, round the circles once.
+    /// A member is met on every circle, and where there are few, so is this one itself.
+    pub fn around(&self, this: &DeviceId) -> impl Iterator<Item = DeviceId> {
+        let count = self.members.len();
+        let starts: [(usize, usize); RINGS] = std::array::from_fn(|ring| {
             let member = |at: &u32| self.members[*at as usize];
-            let (before, after) =
-                order.split_at(order.partition_point(|at| place(ring, &member(at)) <= own));
-            // Round the circle: the first and the last are side by side.
-            let mut onwards = after.iter().chain(before).map(member);
-            let mut backwards = before.iter().rev().chain(after.iter().rev()).map(member);
-            beside.extend(onwards.find(|other| other != this));
-            beside.extend(backwards.find(|other| other != this));
-        }
-        beside
+            let own = (place(ring, this), *this);
+            let order = &self.rings[ring];
+            let start = order.partition_point(|at| (place(ring, &member(at)), member(at)) < own);
+            (start, start + usize::from(order.get(start).is_some_and(|at| member(at) == *this)))
+        });
+        (0..count).flat_map(move |step| {
+            self.rings.iter().zip(starts).flat_map(move |(order, (before, after))| {
+                // Round the circle: the first and the last are side by side.
+                let backwards = order[(before + count - 1 - step) % count];
+                let onwards = order[(after + step) % count];
+                [onwards, backwards].map(|at| self.members[at as usize])
+            })
+        })
     }
 }
 
@@ -104,7 +113,10 @@ pub(super) mod tests {
         // Three circles on which all have one place, and one that tells them apart.
         let all: Vec<_> = (0..6).map(at).collect();
         let rings = Rings::of(all.iter().copied());
-        assert_eq!(rings.beside(&all[2]), BTreeSet::from([all[0], all[1], all[3], all[5]]));
+        for (before, this) in all.iter().zip(&all[1..]) {
+            assert!(rings.beside(this).contains(before) && rings.beside(before).contains(this));
+        }
+        assert_eq!(rings.beside(&all[2]), BTreeSet::from([all[1], all[3]]));
     }
 
     #[test]
@@ -113,5 +125,20 @@ pub(super) mod tests {
         let without = Rings::of(all.iter().copied().skip(1));
         let with = Rings::of(all.iter().copied());
         assert_eq!(without.beside(&all[0]), with.beside(&all[0]));
+    }
+
+    #[test]
+    fn around_a_device_the_nearest_come_first_and_everybody_comes_on_each_side_of_each_circle() {
+        let all = devices(30);
+        let rings = Rings::of(all.iter().copied());
+        for this in &all {
+            let around: Vec<_> = rings.around(this).collect();
+            let first: BTreeSet<_> = around.iter().take(2 * RINGS).copied().collect();
+            assert_eq!(first, rings.beside(this));
+            for other in &all {
+                let met = around.iter().filter(|at| *at == other).count();
+                assert_eq!(met, 2 * RINGS);
+            }
+        }
     }
 }

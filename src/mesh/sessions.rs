@@ -267,7 +267,6 @@ impl Mesh {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(None);
                 peer.greeting = Greeting::default();
-                peer.beside = None;
                 let device = peer.device();
                 let needed = peer.need(now) > Need::None;
                 if needed {

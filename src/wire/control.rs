@@ -63,6 +63,10 @@ pub const VERSION: u16 = 1;
 /// The most endpoints of one device: as many as a DHT record holds.
 pub const MAX_ENDPOINTS: usize = 12;
 
+/// The most members over whom an introduction comes: as many as fit into a message. In a network of ten
+/// thousand it takes some fifteen to come from one to any other.
+pub const MAX_WAY: usize = 24;
+
 /// A random value that makes a conversation fresh.
 pub type Nonce = [u8; 16];
 
@@ -83,9 +87,9 @@ pub enum Control {
     Secret(Secret),
     /// Where the speaker is.
     Endpoints(Endpoints),
-    /// Asks a shared peer to tell `device` where the speaker is, and to say where `device` is.
+    /// Asks to tell `device` where whoever looks for it is, and to say where `device` is.
     Introduce(Introduction),
-    /// A shared peer says: `device` wants to reach you, or is what you asked for.
+    /// `device` wants to reach you, or is what you asked for.
     Introduced(Introduction),
     /// Asks for a [`Pong`].
     Ping(Ping),
@@ -292,8 +296,15 @@ pub struct Endpoints {
 pub struct Introduction {
     /// In `Introduce` the device to be reached; in `Introduced` the device that is there.
     pub device: DeviceId,
-    /// In `Introduce` the speaker's own; in `Introduced` those of `device`.
+    /// In `Introduce` of whoever looks for it; in `Introduced` those of `device`.
     pub at: Endpoints,
+    /// Whether a member that is not connected to the device may pass it on to one that is nearer.
+    pub far: bool,
+    /// In `Introduce` those over whom it came to the speaker, first who looks for the device; empty
+    /// where that is the speaker. In `Introduced` those over whom it goes on, the next one last; empty
+    /// where it is meant for the listener.
+    #[serde(deserialize_with = "at_most::<MAX_WAY, _, _>")]
+    pub way: Vec<DeviceId>,
 }
 
 /// Asks for a [`Pong`] of the same token.

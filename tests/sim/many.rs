@@ -139,6 +139,42 @@ fn a_crowd_that_knows_no_address_comes_together_through_the_dht() {
     assert_reachable(&mut world);
 }
 
+/// A network too large for any two to share a member. The DHT would help neither of two behind such NATs,
+/// and does not work: members pass on that one looks for the other.
+///
+/// ```text
+///   d3 ── d51 ── d7 ── … ── d92
+/// ```
+#[test]
+fn strangers_meet_over_members_that_do_not_know_both() {
+    let mut world = settled(size(100), 32);
+    world.dht.manners.dead = true;
+    let mut took = Vec::new();
+    for number in 0..24 {
+        let from = DeviceNo(world.nodes.len() * number / 24);
+        let known = |world: &World, device| -> BTreeSet<_> {
+            connected(world, device).into_iter().map(|peer| peer.ipv6).collect()
+        };
+        let near = known(&world, from);
+        let own = world.nodes[from.0].status(world.now()).this.ipv6;
+        let strangers = devices(&world).filter(|at| {
+            let theirs = known(&world, *at);
+            *at != from && !theirs.contains(&own) && theirs.is_disjoint(&near)
+        });
+        let Some(to) = strangers.last() else { continue };
+        let start = world.elapsed();
+        assert!(
+            reaches(&mut world, from, to, 1 + number as u8, Duration::from_secs(10)),
+            "{from:?} does not reach {to:?}"
+        );
+        took.push(world.elapsed() - start);
+    }
+    took.sort();
+    println!("took {took:?}");
+    assert!(took.len() >= 8, "all share members: {}", took.len());
+    assert!(took[took.len() / 2] <= Duration::from_secs(1), "{took:?}");
+}
+
 /// The neighbours that are not agreed change now and then, and nobody is asked where the new ones are
 /// but who introduces them.
 #[test]

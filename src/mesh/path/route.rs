@@ -101,8 +101,8 @@ impl Route {
     }
 
     /// One check of the burst was sent. After the last one the search goes on with gaps of 2, 4,
-    /// 8, … seconds up to `hunt`, or ends where that is `None`.
-    pub fn advance_burst(&mut self, hunt: Option<Duration>, now: Instant) {
+    /// 8, … seconds up to `hunt`, times `spread`, or ends where that is `None`.
+    pub fn advance_burst(&mut self, hunt: Option<Duration>, spread: f64, now: Instant) {
         self.round = self.round.saturating_add(1);
         let round = self.round as usize;
         self.silent |= round >= BURST.len() && self.samples == 0;
@@ -110,7 +110,7 @@ impl Route {
             Some(at) => Some(now + (*at - BURST[round - 1])),
             None => hunt.map(|longest| {
                 let doublings = (self.round - BURST.len() as u32 + 1).min(16);
-                now + Duration::from_secs(1 << doublings).min(longest)
+                now + Duration::from_secs(1 << doublings).min(longest).mul_f64(spread)
             }),
         };
     }

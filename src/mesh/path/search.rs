@@ -19,6 +19,10 @@ pub(super) const MAX_IN_FLIGHT: usize = (MAX_REMOTES + MAX_LEARNT) * BURST.len()
 /// so that our NAT's hole never closes and the peer's first check gets in.
 const HUNT_ACTIVE: Duration = Duration::from_secs(16);
 
+/// How much longer or shorter a gap of the search may be. Devices that start together, as after a power
+/// cut, would else go on asking one that all know in step, and it answers only so many a second.
+pub(super) const HUNT_SPREAD: std::ops::Range<f64> = 0.6..1.4;
+
 /// The same for a warm peer, who may be switched off for weeks: 5 minutes, as a new address of
 /// either side restarts the burst anyway.
 const HUNT_WARM: Duration = Duration::from_secs(300);
@@ -113,7 +117,7 @@ impl PathAgent {
         }
         if route.due.is_none() && !suspicious {
             route.start_burst(now);
-            route.advance_burst(None, now);
+            route.advance_burst(None, 1.0, now);
         }
         self.ask(from, now);
         if self.demand > Demand::Idle {
