@@ -68,6 +68,33 @@ fn two_symmetric_nats_find_no_path_and_the_search_slows_down() {
 }
 
 #[test]
+fn devices_that_start_together_do_not_go_on_asking_in_step() {
+    let start = Instant::now() + Duration::from_secs(3600);
+    let key = || {
+        let known = WgSecret::from_bytes([2; 32]).public();
+        CheckKey::derive(&WgSecret::from_bytes([1; 32]), &known).unwrap()
+    };
+    let here = Arc::new(Surroundings::new(&InterfaceSnapshot::default(), 41641, &[]));
+    let after_burst = start + *BURST.last().unwrap() + Duration::from_millis(1);
+    let next = (0..50).map(|seed| {
+        let mut agent = PathAgent::new(key(), [seed; 32], here.clone(), UNIX, start);
+        agent.set_remotes(&[addr("198.51.100.2:41641")], start);
+        agent.set_demand(Demand::Warm, start);
+        loop {
+            let at = agent.poll_timeout().unwrap().0;
+            agent.handle_timeout(at);
+            if agent.poll_transmit().is_some() && at >= after_burst {
+                return at - start;
+            }
+        }
+    });
+    let mut next: Vec<_> = next.collect();
+    next.sort();
+    // In step, all would ask again after two seconds.
+    assert!(next[37] - next[12] > Duration::from_millis(400), "{next:?}");
+}
+
+#[test]
 fn each_side_learns_how_the_other_sees_it() {
     let mut net = Net::two_nats(Nat::PortRestricted, Nat::PortRestricted);
     net.demand_both(Demand::Warm);
