@@ -92,8 +92,8 @@ impl Mesh {
             }
             (Control::Pong(pong), true) => self.handle_pong(key, pong.token, now),
             (Control::Goodbye(why), true) => self.hear_goodbye((key, device), *why, now),
-            (Control::Introduce(what) | Control::Introduced(what), true)
-                if !self.may_introduce(key, what, now) =>
+            (Control::Introduce(_) | Control::Introduced(_), true)
+                if !self.may_introduce(key, &message, now) =>
             {
                 return Err(InputError::TooMany);
             }
@@ -162,7 +162,7 @@ impl Mesh {
         self.tell_secret(key, now);
         self.tell_endpoints(key, now);
         self.send_waiting(key, now);
-        self.seek_introductions(now);
+        self.seek_introductions(key, now);
         self.connections_changed(now);
     }
 

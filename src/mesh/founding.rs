@@ -250,6 +250,7 @@ impl Mesh {
             told_removed: BTreeSet::new(),
             clients: Clients::default(),
             company: Company::default(),
+            meetings: introductions::meetings(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),

@@ -20,24 +20,24 @@ use crate::wire::stun::{CheckKey, CheckRequest, TransactionId};
 const UNIX: UnixTime = UnixTime(1_800_000_000);
 
 /// An admin's device, and the members it admitted.
-struct Stage {
-    mesh: Mesh,
+pub(super) struct Stage {
+    pub(super) mesh: Mesh,
     now: Instant,
     sent: Vec<event::Transmit>,
 }
 
 /// The keys of a member.
-struct Villain {
-    id: IdSecret,
+pub(super) struct Villain {
+    pub(super) id: IdSecret,
     wg: WgSecret,
 }
 
-fn villain(n: u8) -> Villain {
+pub(super) fn villain(n: u8) -> Villain {
     Villain { id: IdSecret::from_seed([n; 32]), wg: WgSecret::from_bytes([n; 32]) }
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut stage = Self::founded();
         stage.drain();
         stage
@@ -77,7 +77,7 @@ impl Stage {
         }
     }
 
-    fn admit(&mut self, villain: &Villain, name: &str) {
+    pub(super) fn admit(&mut self, villain: &Villain, name: &str) {
         let network = self.mesh.network();
         let certificate = Certificate {
             id: villain.id.public(),
@@ -98,7 +98,7 @@ impl Stage {
         assert!(self.mesh.ledger.roster().get(&villain.id.public()).is_some());
     }
 
-    fn say(&mut self, key: PeerKey, message: &Control) -> Result<(), InputError> {
+    pub(super) fn say(&mut self, key: PeerKey, message: &Control) -> Result<(), InputError> {
         let bytes = message.encode().unwrap();
         let upcall = Upcall::Control { slot: SlotIndex(key.0), bytes };
         let result = self.mesh.handle_input(Input::Upcall(upcall), self.now);
@@ -107,7 +107,7 @@ impl Stage {
     }
 
     /// The member is connected, as far as the mesh can tell, and proved itself.
-    fn proven(&mut self, villain: &Villain) -> PeerKey {
+    pub(super) fn proven(&mut self, villain: &Villain) -> PeerKey {
         let key = self.mesh.bring_member(&villain.id.public(), Purpose::User, self.now).unwrap();
         let mut greeting = Greeting::default();
         greeting.hear([1; 16]);
@@ -204,18 +204,18 @@ fn being_let_go_and_called_again_buys_no_further_messages() {
     let (mut stage, mallory) = (Stage::new(), villain(3));
     stage.admit(&mallory, "mallory");
     let (mut heard, mut introduced) = (0, 0);
-    let way = [Vec::new(), vec![villain(5).id.public()]];
-    let introductions = way.map(|way| {
-        let at = Endpoints { seq: 1, endpoints: Vec::new(), nat: 0 };
-        Introduction { device: villain(4).id.public(), at, far: true, way }
-    });
+    let at = Endpoints { seq: 1, endpoints: Vec::new(), nat: 0 };
+    let device = villain(4).id.public();
+    let introduction = Introduction { device, at, far: true, way: Vec::new() };
+    let asked_or_brought =
+        [Control::Introduce(introduction.clone()), Control::Introduced(introduction)];
     for _ in 0..20 {
         let key = stage.proven(&mallory);
         let ping = Control::Ping(Ping { token: 1, padding: Vec::new() });
         heard += (0..100).filter(|_| stage.say(key, &ping).is_ok()).count();
-        let allowance = &mut stage.mesh.peers.touch(key).unwrap().introductions;
-        for what in introductions.iter().cycle().take(200) {
-            introduced += usize::from(allowance.take(what, stage.now));
+        let budget = &mut stage.mesh.peers.touch(key).unwrap().introductions;
+        for what in asked_or_brought.iter().cycle().take(200) {
+            introduced += usize::from(budget.take(what, stage.now));
         }
         stage.mesh.drop_peer(key, stage.now);
     }

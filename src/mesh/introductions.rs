@@ -1,8 +1,8 @@
 //! Signalling through members: "tell that device where I am, and me where it is".
 //!
 //! Two devices that lose each other mostly share a member to whom both have a tunnel. It passes their
-//! addresses on at once, where the DHT would take seconds. What it says is only a hint: a path check to
-//! the address decides, and a lying member wastes one check.
+//! addresses on at once, where the DHT would take seconds. What it says is only a hint: path checks to
+//! the addresses decide, and a lying member wastes those.
 //!
 //! ```text
 //!   b ── Introduce { c, where b is } ──▶ a ── Introduced { b, where b is } ──▶ c
@@ -13,9 +13,9 @@
 //! behind NATs that let in whom they wrote to: the other has to learn that somebody looks for it. So
 //! where a user waits, a member that is not connected to the other passes the request on to the one
 //! that [stands](super::rings) nearest to it among its own, over [`MAX_WAY`] members at most: whoever
-//! stands beside another mostly is its [neighbour](super::neighbours). As everybody has random places on
-//! several circles, and neighbours by lot, that takes some five members in a network of a thousand and
-//! fifteen in one of ten thousand. What the last one says comes back the same way.
+//! stands beside another mostly is its [neighbour](super::neighbours). As everybody has a random place
+//! on each of several circles, and some neighbours by lot, a few steps suffice. What the last one says
+//! comes back the same way.
 //!
 //! ```text
 //!   b ── Introduce ──▶ d ── Introduce, over b ──▶ e ── Introduced ──▶ c
@@ -23,10 +23,9 @@
 //! ```
 //!
 //! Several are asked each time, one of them by lot: whoever places devices beside the other must not
-//! have the say alone. Who looks for somebody is named by whoever passes the request on, and nothing
-//! proves it: a hostile member can have a device that is far from it look where another member is said
-//! to be, no more often than with those that it is connected to. What a member passes on for others has
-//! an [`Allowance`] of its own, so that nobody uses up what it may ask for itself.
+//! have the say alone. Who is said to look for somebody is named by whoever passes the request on, and
+//! nothing proves it. So what members bring is limited by member, and in all: a hostile one that has its
+//! requests passed on over many others is heard no more often than the sum allows.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -42,18 +41,24 @@ use crate::identity::DeviceId;
 use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS, MAX_WAY};
 
 /// How many members are asked at once because they stand near the other: one may be slow, or not
-/// connected to it. One more is asked that does not.
+/// connected to it. One more is asked by lot.
 const NEAREST: usize = 2;
 
 /// How many places on both sides of the other are looked at on each circle for somebody that is
 /// connected: of a dozen tunnels in a network of ten thousand one leads to the nearest hundred places.
 const PLACES: usize = 256;
 
-/// Introductions a second that one member may ask for or bring, and how many at once; as many again that
-/// it passes on. Each makes us check up to a dozen addresses that it chose, so a hostile member could aim
-/// every device at a stranger; an honest one asks for a handful, once a second at most.
+/// Introductions a second that one member may ask for, and how many at once; as many again that it
+/// brings or passes on. Each makes us check up to a dozen addresses that it chose, so a hostile member
+/// could aim every device at a stranger; an honest one asks for a handful, once a second at most.
 const HEARD_A_SECOND: u32 = 4;
 const HEARD_AT_ONCE: u32 = 32;
+
+/// Devices a second, and at once, that are taken into use because they are said to look for this one,
+/// whoever says so. Each stays for a minute: they fill half of the places for
+/// [peers](super::peers::MAX_PEERS).
+const MET_A_SECOND: u32 = 8;
+const MET_AT_ONCE: u32 = 64;
 
 /// The first pause before they are asked again, doubled each time, and the longest; the shorter one while
 /// a user waits. A hundred devices that are off and pinged all the time then cost each of a dozen members
@@ -68,12 +73,16 @@ pub struct Asking {
     at: Instant,
     pause: Duration,
     asked_at: Option<Instant>,
+    /// From when on a request may be passed on: it costs a message for each member on its way, and
+    /// where the device is off, as many as there may be.
+    far_at: Instant,
+    far_pause: Duration,
 }
 
 impl Asking {
     /// At once.
     pub fn start(now: Instant) -> Self {
-        Self { at: now, pause: PAUSE, asked_at: None }
+        Self { at: now, pause: PAUSE, asked_at: None, far_at: now, far_pause: PAUSE }
     }
 
     /// When it is due.
@@ -88,50 +97,77 @@ impl Asking {
         self.pause = PAUSE;
     }
 
-    fn asked(&mut self, user_waits: bool, now: Instant) {
+    /// The same for a user who did not wait until now: requests are passed on again, too.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.renew(now);
+        (self.far_at, self.far_pause) = (self.at, PAUSE);
+    }
+
+    fn asked(&mut self, user_waits: bool, far: bool, now: Instant) {
         let longest = if user_waits { LONGEST_PAUSE_OF_USER } else { LONGEST_PAUSE };
         self.asked_at = Some(now);
         self.at = now + self.pause;
         self.pause = (self.pause * 2).min(longest);
+        if far {
+            self.far_at = now + self.far_pause;
+            self.far_pause = (self.far_pause * 2).min(LONGEST_PAUSE);
+        }
     }
 }
 
-/// How many introductions one member may ask for or bring.
+/// What one member may ask for, and what it may bring or pass on: apart, so that who passes on much for
+/// others can still ask.
 #[derive(Debug, Clone, Copy)]
-pub struct Allowance {
-    own: Bucket,
-    passed_on: Bucket,
+pub struct IntroductionBudget {
+    asked_for: Bucket,
+    brought: Bucket,
 }
 
-impl Default for Allowance {
+impl Default for IntroductionBudget {
     fn default() -> Self {
         let bucket = Bucket::new(HEARD_A_SECOND, Duration::from_secs(1), HEARD_AT_ONCE);
-        Self { own: bucket, passed_on: bucket }
+        Self { asked_for: bucket, brought: bucket }
     }
 }
 
-impl Allowance {
-    /// Whether one more is heard: of the speaker and the listener, or between others.
-    pub fn take(&mut self, introduction: &Introduction, now: Instant) -> bool {
-        let of = if introduction.way.is_empty() { &mut self.own } else { &mut self.passed_on };
-        of.take(1, now)
+impl IntroductionBudget {
+    /// Whether one more is heard.
+    pub fn take(&mut self, message: &Control, now: Instant) -> bool {
+        match message {
+            Control::Introduce(asked) if asked.way.is_empty() => self.asked_for.take(1, now),
+            _ => self.brought.take(1, now),
+        }
     }
+}
+
+/// What all members together may bring.
+pub fn meetings() -> Bucket {
+    Bucket::new(MET_A_SECOND, Duration::from_secs(1), MET_AT_ONCE)
 }
 
 impl Mesh {
-    /// Asks members to introduce this device to `key`'s, where it is looked for and it is time.
-    pub(super) fn seek_introduction(&mut self, key: PeerKey, now: Instant) {
+    /// Asks members to introduce this device to `key`'s, where it is looked for and it is time; among
+    /// them `newcomer`, who has just connected.
+    pub(super) fn seek_introduction(
+        &mut self,
+        key: PeerKey,
+        newcomer: Option<PeerKey>,
+        now: Instant,
+    ) {
         let Some(peer) = self.peers.touch(key).filter(|peer| is_sought(peer)) else { return };
         let Some(target) = peer.device() else { return };
-        if peer.asking.due() > now {
+        let asking = peer.asking;
+        if asking.due() > now {
             return;
         }
+        let waits = peer.is_waited_for(now);
         // What only the roster's sync wants is not passed on, so only who stands beside it is of use.
-        let far = peer.is_waited_for(now);
+        let far = waits && asking.far_at <= now;
         let mut asked = self.nearest(&target, if far { PLACES } else { 1 }, &[]);
         let mut others = self.proven_members();
         others.retain(|other| !asked.contains(other));
-        asked.extend(others.choose(&mut self.rng));
+        let by_lot = newcomer.filter(|at| others.contains(at));
+        asked.extend(by_lot.or_else(|| others.choose(&mut self.rng).copied()));
         if asked.is_empty() {
             // Whoever connects next is asked at once.
             return;
@@ -142,19 +178,19 @@ impl Mesh {
             self.tell(introducer, &Control::Introduce(introduction.clone()), now);
         }
         if let Some(peer) = self.peers.touch(key) {
-            peer.asking.asked(far, now);
+            peer.asking.asked(waits, far, now);
         }
     }
 
-    /// A few proven members that stand nearest to this device, within so many places of it on each side,
-    /// and are not on the `way`; the nearest first.
+    /// The few proven members that stand nearest to this device, within so many places of it on each
+    /// side, and are not on the `way`; the nearest first.
     fn nearest(&self, to: &DeviceId, places: usize, way: &[DeviceId]) -> Vec<PeerKey> {
-        let mut nearest = Vec::new();
-        for device in self.ledger.rings().around(to).take(2 * RINGS * places) {
-            if let Some(key) = self.proven(&device)
-                && !way.contains(&device)
-                && !nearest.contains(&key)
-            {
+        let around = self.ledger.rings().around(to).take(2 * RINGS * places);
+        let unasked = around.filter(|device| !way.contains(device));
+        let mut nearest = Vec::with_capacity(NEAREST);
+        for key in unasked.filter_map(|device| self.proven(&device)) {
+            // Everybody comes once on each circle.
+            if !nearest.contains(&key) {
                 nearest.push(key);
             }
             if nearest.len() == NEAREST {
@@ -171,26 +207,20 @@ impl Mesh {
     }
 
     /// A member is connected: it may know those that are still looked for.
-    pub(super) fn seek_introductions(&mut self, now: Instant) {
+    pub(super) fn seek_introductions(&mut self, newcomer: PeerKey, now: Instant) {
         let sought: Vec<_> =
             self.peers.iter().filter(|peer| is_sought(peer)).map(|peer| peer.key).collect();
         for key in sought {
             if let Some(peer) = self.peers.touch(key) {
                 peer.asking.renew(now);
             }
-            self.seek_introduction(key, now);
+            self.seek_introduction(key, Some(newcomer), now);
         }
     }
 
     /// Whether the member at `key` may have this introduction heard.
-    pub(super) fn may_introduce(
-        &mut self,
-        key: PeerKey,
-        introduction: &Introduction,
-        now: Instant,
-    ) -> bool {
-        let peer = self.peers.get_mut(key);
-        peer.is_some_and(|peer| peer.introductions.take(introduction, now))
+    pub(super) fn may_introduce(&mut self, key: PeerKey, what: &Control, now: Instant) -> bool {
+        self.peers.get_mut(key).is_some_and(|peer| peer.introductions.take(what, now))
     }
 
     /// `from` asks that somebody be introduced: itself, or who asked it.
@@ -200,15 +230,16 @@ impl Mesh {
         asked: &Introduction,
         now: Instant,
     ) {
-        let Introduction { device, at, far, way } = asked;
+        let Introduction { device, at, way, .. } = asked;
         let mut here = at.clone();
         if way.is_empty() {
             add(&mut here.endpoints, self.peers.get(key).and_then(|peer| peer.slot.endpoint()));
         }
         let Some(target) = self.proven(device) else {
-            if *far {
-                let way = way.iter().copied().chain([from]).collect();
-                self.pass_on(Introduction { device: *device, at: here, far: true, way }, now);
+            let way = way.iter().copied().chain([from]).collect();
+            let asked = Introduction { at: here, way, ..asked.clone() };
+            if let Some(next) = self.next_on_way(&asked) {
+                self.tell(next, &Control::Introduce(asked), now);
             }
             return;
         };
@@ -222,25 +253,21 @@ impl Mesh {
         self.tell(key, &Control::Introduced(back), now);
     }
 
-    /// Asks a member that stands nearer to who is looked for. None is asked twice, so that one that
-    /// cannot help is gone round.
-    fn pass_on(&mut self, asked: Introduction, now: Instant) {
+    /// To whom a request is passed on that came over its `way`: the nearest to who is looked for, or
+    /// where none is near, one by lot. None is asked twice, so that one that cannot help is gone round.
+    fn next_on_way(&mut self, asked: &Introduction) -> Option<PeerKey> {
         let is_member = self.ledger.roster().get(&asked.device).is_some();
-        if asked.way.len() > MAX_WAY || !is_member {
-            return;
+        if !asked.far || asked.way.len() > MAX_WAY || !is_member {
+            return None;
         }
-        let mut next = self.nearest(&asked.device, PLACES, &asked.way).first().copied();
-        if next.is_none() {
+        self.nearest(&asked.device, PLACES, &asked.way).first().copied().or_else(|| {
             let mut others = self.proven_members();
             others.retain(|key| {
                 let device = self.peers.get(*key).and_then(Peer::device);
                 device.is_some_and(|device| !asked.way.contains(&device))
             });
-            next = others.choose(&mut self.rng).copied();
-        }
-        if let Some(next) = next {
-            self.tell(next, &Control::Introduce(asked), now);
-        }
+            others.choose(&mut self.rng).copied()
+        })
     }
 
     /// A member says where another is, or that it looks for us, or for whoever asked over us.
@@ -258,6 +285,10 @@ impl Mesh {
             return;
         }
         let endpoints = &introduction.at.endpoints;
+        // Who is looked for is in use already.
+        if self.peers.member(&device).is_none() && !self.meetings.take(1, now) {
+            return;
+        }
         let Some(key) = self.bring_member(&device, Purpose::Company, now) else { return };
         self.directory.accept(device, endpoints, Source::Gossip, now);
         if let Some(peer) = self.peers.touch(key) {
@@ -298,3 +329,6 @@ fn is_sought(peer: &Peer) -> bool {
     let is_wanted = peer.purpose > Purpose::Company;
     peer.device().is_some() && peer.path.primary().is_none() && is_wanted
 }
+
+#[cfg(test)]
+mod tests;

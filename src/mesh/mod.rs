@@ -110,6 +110,7 @@ use ledger::Ledger;
 use neighbours::Choice;
 use peers::Peers;
 use publisher::Publisher;
+use rate::Bucket;
 use reach::Reachability;
 use tags::Tags;
 use wall::Wall;
@@ -144,6 +145,8 @@ pub struct Mesh {
     clients: Clients,
     /// Whom of those that look for company to call, and how many.
     company: Company,
+    /// How many that are said to look for this device may be taken into use.
+    meetings: Bucket,
     writes: Writes,
     deadlines: Deadlines<Timer>,
     outputs: VecDeque<Output>,

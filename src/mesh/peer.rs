@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::greeting::Greeting;
-use super::introductions::{Allowance, Asking};
+use super::introductions::{Asking, IntroductionBudget};
 use super::key::PeerKey;
 use super::path::PathAgent;
 use super::rate::Inflow;
@@ -72,7 +72,7 @@ pub struct Peer {
     /// What it may say while it has not proved itself.
     pub inflow: Inflow,
     /// The introductions it may still ask for or bring.
-    pub introductions: Allowance,
+    pub introductions: IntroductionBudget,
     /// Whether this side starts the handshake when both could.
     pub leads: bool,
     /// Whether the roster's sync keeps it connected.
@@ -134,7 +134,7 @@ impl Peer {
             path,
             greeting: Greeting::default(),
             inflow: Inflow::default(),
-            introductions: Allowance::default(),
+            introductions: IntroductionBudget::default(),
             leads: false,
             neighbour: false,
             purpose: Purpose::Company,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::introductions::Allowance;
+use super::introductions::IntroductionBudget;
 use super::key::PeerKey;
 use super::peer::{Peer, Who};
 use super::rate::{Inflow, Left};
@@ -11,7 +11,7 @@ use crate::forward::tunnel::Stamps;
 use crate::identity::DeviceId;
 
 /// What a member may say before it proved itself, and the introductions that it may ask for or bring.
-type Budgets = (Inflow, Allowance);
+type Budgets = (Inflow, IntroductionBudget);
 
 /// Slot numbers have 24 bits: they are the upper part of WireGuard's receiver indices.
 const SLOT_NUMBERS: u32 = 1 << 24;

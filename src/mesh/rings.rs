@@ -128,16 +128,23 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn around_a_device_the_nearest_come_first_and_everybody_comes_on_each_side_of_each_circle() {
+    fn around_a_device_everybody_comes_on_both_sides_of_each_circle_step_by_step() {
         let all = devices(30);
         let rings = Rings::of(all.iter().copied());
-        for this in &all {
+        let stranger = DeviceId(hash(b"no member"));
+        for this in all.iter().chain([&stranger]) {
             let around: Vec<_> = rings.around(this).collect();
-            let first: BTreeSet<_> = around.iter().take(2 * RINGS).copied().collect();
-            assert_eq!(first, rings.beside(this));
-            for other in &all {
-                let met = around.iter().filter(|at| *at == other).count();
-                assert_eq!(met, 2 * RINGS);
+            assert_eq!(around.len(), 2 * RINGS * all.len());
+            for ring in 0..RINGS {
+                let mut order: Vec<_> = all.iter().filter(|at| *at != this).collect();
+                // As the circle is seen from where this one stands.
+                let own = place(ring, this);
+                order.sort_by_key(|at| place(ring, at).wrapping_sub(own));
+                for (step, onwards) in order.iter().enumerate() {
+                    let backwards = order[order.len() - 1 - step];
+                    let met = &around[2 * (step * RINGS + ring)..][..2];
+                    assert_eq!(met, [**onwards, *backwards]);
+                }
             }
         }
     }

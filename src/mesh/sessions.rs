@@ -127,12 +127,12 @@ impl Mesh {
         } else {
             if !waits_already {
                 // It may have been looked for in vain for long, and ever more patiently.
-                peer.asking.renew(now);
+                peer.asking.begin_anew(now);
             }
             if peer.may_call() {
                 self.handle_peer_due(key, now);
             } else {
-                self.seek_introduction(key, now);
+                self.seek_introduction(key, None, now);
                 self.next_look(key, now + WARM_EVERY);
             }
         }

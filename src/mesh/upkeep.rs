@@ -135,7 +135,7 @@ impl Mesh {
             peer.path.restart(now);
             self.say_hello(key, now);
         }
-        self.seek_introduction(key, now);
+        self.seek_introduction(key, None, now);
         let Some(peer) = self.peers.touch(key) else { return };
         // Before the look, so that data which it misses is told.
         peer.slot.watch(now);
