@@ -250,7 +250,7 @@ impl Mesh {
             told_removed: BTreeSet::new(),
             clients: Clients::default(),
             company: Company::default(),
-            meetings: introductions::meetings(),
+            meetings: Meetings::default(),
             writes: Writes::default(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),

@@ -13,8 +13,10 @@ use crate::identity::IdSecret;
 use crate::membership::invite::InviteId;
 use crate::membership::op::{self, Certificate, Flags};
 use crate::membership::{GenesisPool, OpBody};
-use crate::wire::control::{Control, Endpoints, Hello, Introduction, Proof, ProofEnd, VERSION};
-use crate::wire::control::{Ping, Secret};
+use crate::wire::control::{
+    Control, Endpoints, Hello, Introduction, IntroductionRequest, Passing, Ping, Proof, ProofEnd,
+    Secret, VERSION,
+};
 use crate::wire::stun::{CheckKey, CheckRequest, TransactionId};
 
 const UNIX: UnixTime = UnixTime(1_800_000_000);
@@ -206,20 +208,24 @@ fn being_let_go_and_called_again_buys_no_further_messages() {
     let (mut heard, mut introduced) = (0, 0);
     let at = Endpoints { seq: 1, endpoints: Vec::new(), nat: 0 };
     let device = villain(4).id.public();
-    let introduction = Introduction { device, at, far: true, way: Vec::new() };
-    let asked_or_brought =
-        [Control::Introduce(introduction.clone()), Control::Introduced(introduction)];
+    let (passing, way) = (Passing::Nearest, vec![device]);
+    let asked = IntroductionRequest { device, at: at.clone(), passing, way: Vec::new() };
+    let messages = [
+        Control::Introduce(asked),
+        Control::Introduced(Introduction { device, at: at.clone(), way: Vec::new() }),
+        Control::Introduced(Introduction { device, at, way }),
+    ];
     for _ in 0..20 {
         let key = stage.proven(&mallory);
         let ping = Control::Ping(Ping { token: 1, padding: Vec::new() });
         heard += (0..100).filter(|_| stage.say(key, &ping).is_ok()).count();
         let budget = &mut stage.mesh.peers.touch(key).unwrap().introductions;
-        for what in asked_or_brought.iter().cycle().take(200) {
+        for what in messages.iter().cycle().take(300) {
             introduced += usize::from(budget.take(what, stage.now));
         }
         stage.mesh.drop_peer(key, stage.now);
     }
-    assert_eq!((heard, introduced), (50, 2 * 32));
+    assert_eq!((heard, introduced), (50, 3 * 32));
 }
 
 #[test]
@@ -254,7 +260,7 @@ fn one_member_cannot_have_any_number_of_others_looked_for() {
         let endpoints = vec!["192.0.2.1:53".parse().unwrap()];
         let at = Endpoints { seq: 1, endpoints, nat: 0 };
         let device = other.id.public();
-        let introduction = Introduction { device, at, far: false, way: Vec::new() };
+        let introduction = Introduction { device, at, way: Vec::new() };
         let _ = stage.say(key, &Control::Introduced(introduction));
     }
     assert!(stage.mesh.peers.iter().count() - before <= 32);

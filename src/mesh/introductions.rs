@@ -22,43 +22,52 @@
 //!   b ◀── Introduced ─ d ◀─ Introduced, over b ── e
 //! ```
 //!
-//! Several are asked each time, one of them by lot: whoever places devices beside the other must not
-//! have the say alone. Who is said to look for somebody is named by whoever passes the request on, and
-//! nothing proves it. So what members bring is limited by member, and in all: a hostile one that has its
-//! requests passed on over many others is heard no more often than the sum allows.
+//! Several are asked each time, one of them by lot, and where that did not help at first, its request is
+//! passed on by lot too: whoever places devices beside the other must not have the say alone. Who is said
+//! to look for somebody is named by whoever passes the request on, and nothing proves it. So what members
+//! bring is limited by member, and in all. The members on the way learn who looks for whom, and where
+//! that one is.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, IteratorRandom};
 
 use super::directory::Source;
 use super::peer::{Peer, Purpose};
 use super::rate::Bucket;
-use super::rings::RINGS;
+use super::rings::distance;
 use super::*;
 use crate::identity::DeviceId;
-use crate::wire::control::{Control, Endpoints, Introduction, MAX_ENDPOINTS, MAX_WAY};
+use crate::wire::control::{
+    Control, Endpoints, Introduction, IntroductionRequest, MAX_ENDPOINTS, MAX_WAY, Passing,
+};
 
 /// How many members are asked at once because they stand near the other: one may be slow, or not
 /// connected to it. One more is asked by lot.
 const NEAREST: usize = 2;
 
-/// How many places on both sides of the other are looked at on each circle for somebody that is
-/// connected: of a dozen tunnels in a network of ten thousand one leads to the nearest hundred places.
-const PLACES: usize = 256;
+/// A request that came over so many members that stand beside the other ends with the next: they are its
+/// neighbours, so that it hardly is on, or no longer so that these could tell.
+const BESIDE: usize = 3;
 
-/// Introductions a second that one member may ask for, and how many at once; as many again that it
-/// brings or passes on. Each makes us check up to a dozen addresses that it chose, so a hostile member
+/// Introductions a second that one member may ask for, and how many at once; as many that it brings, and
+/// that it passes on. Each makes us check up to a dozen addresses that it chose, so a hostile member
 /// could aim every device at a stranger; an honest one asks for a handful, once a second at most.
 const HEARD_A_SECOND: u32 = 4;
 const HEARD_AT_ONCE: u32 = 32;
 
 /// Devices a second, and at once, that are taken into use because they are said to look for this one,
-/// whoever says so. Each stays for a minute: they fill half of the places for
+/// whoever says so. Each stays for a minute: no more than there are places for
 /// [peers](super::peers::MAX_PEERS).
-const MET_A_SECOND: u32 = 8;
+const MET_A_SECOND: u32 = 16;
 const MET_AT_ONCE: u32 = 64;
+
+/// How often, and how often at once, a member that has just connected is asked for all that are looked
+/// for before they are due. After a start a dozen connect; one that greets again and again must not make
+/// us ask as often.
+const NEWCOMERS_EVERY: Duration = Duration::from_secs(15);
+const NEWCOMERS_AT_ONCE: u32 = 16;
 
 /// The first pause before they are asked again, doubled each time, and the longest; the shorter one while
 /// a user waits. A hundred devices that are off and pinged all the time then cost each of a dozen members
@@ -90,8 +99,7 @@ impl Asking {
         self.at
     }
 
-    /// As soon as may be, without a pause of less than [`PAUSE`]: a member that greets again and
-    /// again must not make us ask all the others as often.
+    /// As soon as may be, without a pause of less than [`PAUSE`].
     pub fn renew(&mut self, now: Instant) {
         self.at = self.asked_at.map_or(now, |asked| now.max(asked + PAUSE));
         self.pause = PAUSE;
@@ -115,34 +123,47 @@ impl Asking {
     }
 }
 
-/// What one member may ask for, and what it may bring or pass on: apart, so that who passes on much for
-/// others can still ask.
+/// What one member may ask for, bring, and pass on for others: apart, so that no kind uses up another.
 #[derive(Debug, Clone, Copy)]
 pub struct IntroductionBudget {
     asked_for: Bucket,
     brought: Bucket,
+    passed_on: Bucket,
 }
 
 impl Default for IntroductionBudget {
     fn default() -> Self {
         let bucket = Bucket::new(HEARD_A_SECOND, Duration::from_secs(1), HEARD_AT_ONCE);
-        Self { asked_for: bucket, brought: bucket }
+        Self { asked_for: bucket, brought: bucket, passed_on: bucket }
     }
 }
 
 impl IntroductionBudget {
     /// Whether one more is heard.
     pub fn take(&mut self, message: &Control, now: Instant) -> bool {
-        match message {
-            Control::Introduce(asked) if asked.way.is_empty() => self.asked_for.take(1, now),
-            _ => self.brought.take(1, now),
-        }
+        let of = match message {
+            Control::Introduce(asked) if asked.way.is_empty() => &mut self.asked_for,
+            Control::Introduced(introduction) if introduction.way.is_empty() => &mut self.brought,
+            _ => &mut self.passed_on,
+        };
+        of.take(1, now)
     }
 }
 
-/// What all members together may bring.
-pub fn meetings() -> Bucket {
-    Bucket::new(MET_A_SECOND, Duration::from_secs(1), MET_AT_ONCE)
+/// What all members together may cause.
+#[derive(Debug)]
+pub(super) struct Meetings {
+    met: Bucket,
+    newcomers: Bucket,
+}
+
+impl Default for Meetings {
+    fn default() -> Self {
+        Self {
+            met: Bucket::new(MET_A_SECOND, Duration::from_secs(1), MET_AT_ONCE),
+            newcomers: Bucket::new(1, NEWCOMERS_EVERY, NEWCOMERS_AT_ONCE),
+        }
+    }
 }
 
 impl Mesh {
@@ -155,49 +176,48 @@ impl Mesh {
         now: Instant,
     ) {
         let Some(peer) = self.peers.touch(key).filter(|peer| is_sought(peer)) else { return };
-        let Some(target) = peer.device() else { return };
+        let Some(device) = peer.device() else { return };
         let asking = peer.asking;
         if asking.due() > now {
             return;
         }
         let waits = peer.is_waited_for(now);
-        // What only the roster's sync wants is not passed on, so only who stands beside it is of use.
         let far = waits && asking.far_at <= now;
-        let mut asked = self.nearest(&target, if far { PLACES } else { 1 }, &[]);
-        let mut others = self.proven_members();
-        others.retain(|other| !asked.contains(other));
-        let by_lot = newcomer.filter(|at| others.contains(at));
-        asked.extend(by_lot.or_else(|| others.choose(&mut self.rng).copied()));
-        if asked.is_empty() {
+        let mut others = self.introducers(&[]);
+        if others.is_empty() {
             // Whoever connects next is asked at once.
             return;
         }
+        others.sort_by_cached_key(|(_, other)| distance(other, &device));
+        // What only the roster's sync wants is not passed on, so only who stands beside it is of use.
+        let beside = self.beside(&device);
+        let of_use = others.iter().filter(|(_, other)| far || beside.contains(other));
+        let nearest: Vec<_> = of_use.map(|(key, _)| *key).take(NEAREST).collect();
+        let rest = others.iter().map(|(key, _)| *key).filter(|key| !nearest.contains(key));
+        let by_lot = newcomer.filter(|key| rest.clone().any(|other| other == *key));
+        let by_lot = by_lot.or_else(|| rest.choose(&mut self.rng));
+        let again = asking.far_pause > PAUSE;
+        let passing = |again| match (far, again) {
+            (false, _) => Passing::Never,
+            (true, false) => Passing::Nearest,
+            (true, true) => Passing::ByLot,
+        };
+        let asked = nearest.into_iter().map(|key| (key, passing(false)));
         let at = self.own_endpoints(now);
-        let introduction = Introduction { device: target, at, far, way: Vec::new() };
-        for introducer in asked {
-            self.tell(introducer, &Control::Introduce(introduction.clone()), now);
+        for (introducer, passing) in asked.chain(by_lot.map(|key| (key, passing(again)))) {
+            let asked = IntroductionRequest { device, at: at.clone(), passing, way: Vec::new() };
+            self.tell(introducer, &Control::Introduce(asked), now);
         }
         if let Some(peer) = self.peers.touch(key) {
             peer.asking.asked(waits, far, now);
         }
     }
 
-    /// The few proven members that stand nearest to this device, within so many places of it on each
-    /// side, and are not on the `way`; the nearest first.
-    fn nearest(&self, to: &DeviceId, places: usize, way: &[DeviceId]) -> Vec<PeerKey> {
-        let around = self.ledger.rings().around(to).take(2 * RINGS * places);
-        let unasked = around.filter(|device| !way.contains(device));
-        let mut nearest = Vec::with_capacity(NEAREST);
-        for key in unasked.filter_map(|device| self.proven(&device)) {
-            // Everybody comes once on each circle.
-            if !nearest.contains(&key) {
-                nearest.push(key);
-            }
-            if nearest.len() == NEAREST {
-                break;
-            }
-        }
-        nearest
+    /// The proven members that are not on the `way`.
+    fn introducers(&self, way: &[DeviceId]) -> Vec<(PeerKey, DeviceId)> {
+        let proven = self.peers.iter().filter(|peer| peer.greeting.is_proven());
+        let members = proven.filter_map(|peer| Some((peer.key, peer.device()?)));
+        members.filter(|(_, device)| !way.contains(device)).collect()
     }
 
     /// The peer of a member whose proof held.
@@ -208,6 +228,9 @@ impl Mesh {
 
     /// A member is connected: it may know those that are still looked for.
     pub(super) fn seek_introductions(&mut self, newcomer: PeerKey, now: Instant) {
+        if !self.meetings.newcomers.take(1, now) {
+            return;
+        }
         let sought: Vec<_> =
             self.peers.iter().filter(|peer| is_sought(peer)).map(|peer| peer.key).collect();
         for key in sought {
@@ -227,17 +250,17 @@ impl Mesh {
     pub(super) fn hear_introduce(
         &mut self,
         (key, from): (PeerKey, DeviceId),
-        asked: &Introduction,
+        asked: &IntroductionRequest,
         now: Instant,
     ) {
-        let Introduction { device, at, way, .. } = asked;
+        let IntroductionRequest { device, at, passing, way } = asked;
         let mut here = at.clone();
         if way.is_empty() {
             add(&mut here.endpoints, self.peers.get(key).and_then(|peer| peer.slot.endpoint()));
         }
         let Some(target) = self.proven(device) else {
             let way = way.iter().copied().chain([from]).collect();
-            let asked = Introduction { at: here, way, ..asked.clone() };
+            let asked = IntroductionRequest { device: *device, at: here, passing: *passing, way };
             if let Some(next) = self.next_on_way(&asked) {
                 self.tell(next, &Control::Introduce(asked), now);
             }
@@ -246,35 +269,40 @@ impl Mesh {
         let primary = self.peers.get(target).and_then(|peer| peer.slot.endpoint());
         let there = self.known_endpoints(device, primary, now);
         let there = Endpoints { seq: self.unix(now).0, endpoints: there, nat: 0 };
-        let back = Introduction { device: *device, at: there, far: false, way: way.clone() };
+        let back = Introduction { device: *device, at: there, way: way.clone() };
         let seeker = way.first().copied().unwrap_or(from);
-        let introduction = Introduction { device: seeker, at: here, far: false, way: Vec::new() };
+        let introduction = Introduction { device: seeker, at: here, way: Vec::new() };
         self.tell(target, &Control::Introduced(introduction), now);
         self.tell(key, &Control::Introduced(back), now);
     }
 
-    /// To whom a request is passed on that came over its `way`: the nearest to who is looked for, or
-    /// where none is near, one by lot. None is asked twice, so that one that cannot help is gone round.
-    fn next_on_way(&mut self, asked: &Introduction) -> Option<PeerKey> {
-        let is_member = self.ledger.roster().get(&asked.device).is_some();
-        if !asked.far || asked.way.len() > MAX_WAY || !is_member {
+    /// To whom a request is passed on that came over its `way`. None is asked twice, so that one that
+    /// cannot help is gone round.
+    fn next_on_way(&mut self, asked: &IntroductionRequest) -> Option<PeerKey> {
+        let IntroductionRequest { device, passing, way, .. } = asked;
+        let beside = self.beside(device);
+        let asked_beside = way.iter().filter(|at| beside.contains(at)).count();
+        let is_member = self.ledger.roster().get(device).is_some();
+        if way.len() > MAX_WAY || asked_beside >= BESIDE || !is_member {
             return None;
         }
-        self.nearest(&asked.device, PLACES, &asked.way).first().copied().or_else(|| {
-            let mut others = self.proven_members();
-            others.retain(|key| {
-                let device = self.peers.get(*key).and_then(Peer::device);
-                device.is_some_and(|device| !asked.way.contains(&device))
-            });
-            others.choose(&mut self.rng).copied()
-        })
+        let others = self.introducers(way);
+        let next = match passing {
+            Passing::Never => None,
+            Passing::Nearest => others.iter().min_by_key(|(_, other)| distance(other, device)),
+            Passing::ByLot => others.choose(&mut self.rng),
+        };
+        next.map(|(key, _)| *key)
     }
 
     /// A member says where another is, or that it looks for us, or for whoever asked over us.
     pub(super) fn hear_introduced(&mut self, introduction: &Introduction, now: Instant) {
         let mut way = introduction.way.clone();
         if let Some(next) = way.pop() {
-            if let Some(next) = self.proven(&next) {
+            let this = self.me.identity.id.public();
+            // Nobody is asked twice, so an answer that goes in a circle is none.
+            let circles = way.contains(&next) || way.contains(&this);
+            if let Some(next) = self.proven(&next).filter(|_| !circles) {
                 let introduction = Introduction { way, ..introduction.clone() };
                 self.tell(next, &Control::Introduced(introduction), now);
             }
@@ -286,7 +314,7 @@ impl Mesh {
         }
         let endpoints = &introduction.at.endpoints;
         // Who is looked for is in use already.
-        if self.peers.member(&device).is_none() && !self.meetings.take(1, now) {
+        if self.peers.member(&device).is_none() && !self.meetings.met.take(1, now) {
             return;
         }
         let Some(key) = self.bring_member(&device, Purpose::Company, now) else { return };

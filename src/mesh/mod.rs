@@ -103,6 +103,7 @@ use deadlines::Deadlines;
 use directory::Directory;
 use event::{Input, InterfaceConfig, InterfaceSnapshot, Output};
 use gossip::Gossip;
+use introductions::Meetings;
 use join::{Joiner, Sponsor};
 use key::PeerKey;
 use lan::Beacons;
@@ -110,7 +111,6 @@ use ledger::Ledger;
 use neighbours::Choice;
 use peers::Peers;
 use publisher::Publisher;
-use rate::Bucket;
 use reach::Reachability;
 use tags::Tags;
 use wall::Wall;
@@ -145,8 +145,7 @@ pub struct Mesh {
     clients: Clients,
     /// Whom of those that look for company to call, and how many.
     company: Company,
-    /// How many that are said to look for this device may be taken into use.
-    meetings: Bucket,
+    meetings: Meetings,
     writes: Writes,
     deadlines: Deadlines<Timer>,
     outputs: VecDeque<Output>,

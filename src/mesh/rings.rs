@@ -38,29 +38,29 @@ impl Rings {
 
     /// The members next to this one, on both sides of it on each circle. It need be no member itself.
     pub fn beside(&self, this: &DeviceId) -> BTreeSet<DeviceId> {
-        self.around(this).take(2 * RINGS).filter(|other| other != this).collect()
-    }
-
-    /// The members on both sides of this one on each circle, the nearest first, round the circles once.
-    /// A member is met on every circle, and where there are few, so is this one itself.
-    pub fn around(&self, this: &DeviceId) -> impl Iterator<Item = DeviceId> {
-        let count = self.members.len();
-        let starts: [(usize, usize); RINGS] = std::array::from_fn(|ring| {
+        let mut beside = BTreeSet::new();
+        for (ring, order) in self.rings.iter().enumerate() {
+            let own = place(ring, this);
             let member = |at: &u32| self.members[*at as usize];
-            let own = (place(ring, this), *this);
-            let order = &self.rings[ring];
-            let start = order.partition_point(|at| (place(ring, &member(at)), member(at)) < own);
-            (start, start + usize::from(order.get(start).is_some_and(|at| member(at) == *this)))
-        });
-        (0..count).flat_map(move |step| {
-            self.rings.iter().zip(starts).flat_map(move |(order, (before, after))| {
-                // Round the circle: the first and the last are side by side.
-                let backwards = order[(before + count - 1 - step) % count];
-                let onwards = order[(after + step) % count];
-                [onwards, backwards].map(|at| self.members[at as usize])
-            })
-        })
+            let (before, after) =
+                order.split_at(order.partition_point(|at| place(ring, &member(at)) <= own));
+            // Round the circle: the first and the last are side by side.
+            let mut onwards = after.iter().chain(before).map(member);
+            let mut backwards = before.iter().rev().chain(after.iter().rev()).map(member);
+            beside.extend(onwards.find(|other| other != this));
+            beside.extend(backwards.find(|other| other != this));
+        }
+        beside
     }
+}
+
+/// How far two stand apart on the circle on which they are nearest, of 2^64 all round. It needs no roster.
+pub fn distance(one: &DeviceId, other: &DeviceId) -> u64 {
+    let on_ring = |ring| {
+        let onwards = place(ring, one).wrapping_sub(place(ring, other));
+        onwards.min(onwards.wrapping_neg())
+    };
+    (0..RINGS).map(on_ring).min().unwrap_or_default()
 }
 
 /// Where a device stands on a circle. Ids are keys, in which every byte is as good as drawn by lot.
@@ -113,10 +113,7 @@ pub(super) mod tests {
         // Three circles on which all have one place, and one that tells them apart.
         let all: Vec<_> = (0..6).map(at).collect();
         let rings = Rings::of(all.iter().copied());
-        for (before, this) in all.iter().zip(&all[1..]) {
-            assert!(rings.beside(this).contains(before) && rings.beside(before).contains(this));
-        }
-        assert_eq!(rings.beside(&all[2]), BTreeSet::from([all[1], all[3]]));
+        assert_eq!(rings.beside(&all[2]), BTreeSet::from([all[0], all[1], all[3], all[5]]));
     }
 
     #[test]
@@ -128,24 +125,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn around_a_device_everybody_comes_on_both_sides_of_each_circle_step_by_step() {
-        let all = devices(30);
-        let rings = Rings::of(all.iter().copied());
-        let stranger = DeviceId(hash(b"no member"));
-        for this in all.iter().chain([&stranger]) {
-            let around: Vec<_> = rings.around(this).collect();
-            assert_eq!(around.len(), 2 * RINGS * all.len());
-            for ring in 0..RINGS {
-                let mut order: Vec<_> = all.iter().filter(|at| *at != this).collect();
-                // As the circle is seen from where this one stands.
-                let own = place(ring, this);
-                order.sort_by_key(|at| place(ring, at).wrapping_sub(own));
-                for (step, onwards) in order.iter().enumerate() {
-                    let backwards = order[order.len() - 1 - step];
-                    let met = &around[2 * (step * RINGS + ring)..][..2];
-                    assert_eq!(met, [**onwards, *backwards]);
-                }
-            }
-        }
+    fn distance_goes_the_shorter_way_round_the_circle_on_which_two_are_nearest() {
+        let at = |places: [u64; RINGS]| {
+            let bytes: Vec<_> = places.iter().flat_map(|place| place.to_be_bytes()).collect();
+            DeviceId(bytes.try_into().expect("32 bytes"))
+        };
+        let one = at([10, 0, 1 << 63, 5 << 60]);
+        assert_eq!(distance(&one, &at([1 << 62, u64::MAX, 0, 0])), 1);
+        assert_eq!(distance(&one, &at([1 << 62, 1 << 62, 0, 1 << 60])), (1 << 62) - 10);
+        assert_eq!(distance(&one, &one), 0);
     }
 }

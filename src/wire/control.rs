@@ -7,7 +7,8 @@
 //!
 //! **Message.** One byte of kind, then the fields in postcard's encoding. The kind is the place of
 //! the variant in [`Control`], so variants are only ever appended. A kind that this version does not
-//! know decodes to [`Control::Unknown`] and is ignored, which lets a later version speak first.
+//! know decodes to [`Control::Unknown`] and is ignored, which lets a later version speak first. Fields
+//! are never added to a kind that was published.
 //! Every list carries its bound into the decoder, which allocates no more than its input and fails
 //! on trailing bytes.
 //!
@@ -63,8 +64,9 @@ pub const VERSION: u16 = 1;
 /// The most endpoints of one device: as many as a DHT record holds.
 pub const MAX_ENDPOINTS: usize = 12;
 
-/// The most members over whom an introduction comes: as many as fit into a message. In a network of ten
-/// thousand it takes some fifteen to come from one to any other.
+/// The most members over whom an introduction comes. In a model of a settled network of ten thousand a
+/// request comes to anybody over fourteen on average, with three tries almost surely over 24. A message
+/// has room for three more.
 pub const MAX_WAY: usize = 24;
 
 /// A random value that makes a conversation fresh.
@@ -88,7 +90,7 @@ pub enum Control {
     /// Where the speaker is.
     Endpoints(Endpoints),
     /// Asks to tell `device` where whoever looks for it is, and to say where `device` is.
-    Introduce(Introduction),
+    Introduce(IntroductionRequest),
     /// `device` wants to reach you, or is what you asked for.
     Introduced(Introduction),
     /// Asks for a [`Pong`].
@@ -290,21 +292,44 @@ pub struct Endpoints {
     pub nat: u8,
 }
 
+/// Asks that two devices be introduced to one another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntroductionRequest {
+    /// The device that is looked for.
+    pub device: DeviceId,
+    /// Where whoever looks for it is.
+    pub at: Endpoints,
+    /// To whom the listener passes it on where it is not connected to the device.
+    pub passing: Passing,
+    /// The members over whom it came to the speaker, first who looks for the device; empty where that is
+    /// the speaker.
+    #[serde(deserialize_with = "at_most::<MAX_WAY, _, _>")]
+    pub way: Vec<DeviceId>,
+}
+
 /// A device and where it is said to be. Only a hint: addresses of a third device prove nothing
 /// until a path check answers from them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Introduction {
-    /// In `Introduce` the device to be reached; in `Introduced` the device that is there.
+    /// The device that is there.
     pub device: DeviceId,
-    /// In `Introduce` of whoever looks for it; in `Introduced` those of `device`.
+    /// Its endpoints.
     pub at: Endpoints,
-    /// Whether a member that is not connected to the device may pass it on to one that is nearer.
-    pub far: bool,
-    /// In `Introduce` those over whom it came to the speaker, first who looks for the device; empty
-    /// where that is the speaker. In `Introduced` those over whom it goes on, the next one last; empty
-    /// where it is meant for the listener.
+    /// The members over whom it goes on, the next one last; empty where it is meant for the listener.
+    /// Nobody is on it twice.
     #[serde(deserialize_with = "at_most::<MAX_WAY, _, _>")]
     pub way: Vec<DeviceId>,
+}
+
+/// To whom a request for an introduction is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Passing {
+    /// To nobody.
+    Never,
+    /// To the member that stands nearest to the device.
+    Nearest,
+    /// To one by lot.
+    ByLot,
 }
 
 /// Asks for a [`Pong`] of the same token.

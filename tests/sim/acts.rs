@@ -14,7 +14,7 @@ use super::clock::EPOCH;
 use super::disk::Disk;
 use super::net::{HostId, SiteId};
 use super::node::{Node, settings};
-use super::packets::udp6;
+use super::packets::{serial, udp6};
 use super::tally::STUN_PORT;
 use super::world::{DeviceNo, Event, World};
 
@@ -119,19 +119,22 @@ impl World {
         self.settle(device);
     }
 
-    /// Sends a UDP packet that bears `mark` from one device to the overlay address of another.
-    pub fn send_between(&mut self, from: DeviceNo, to: DeviceNo, mark: u8) {
+    /// Sends a UDP packet from one device to the overlay address of another: its serial number.
+    pub fn send_between(&mut self, from: DeviceNo, to: DeviceNo) -> u64 {
         let address = |device: DeviceNo| self.nodes[device.0].status(self.now()).this.ipv6;
         let (source, destination) = (address(from), address(to));
-        let mut payload = self.checks.packet_sent(from).to_be_bytes().to_vec();
-        payload.extend_from_slice(&[mark; 64]);
+        let serial = self.checks.packet_sent(from);
+        let mut payload = serial.to_be_bytes().to_vec();
+        payload.extend_from_slice(&[0x67; 64]);
         let packet = udp6(source, destination, &payload);
         self.send(from, &packet);
+        serial
     }
 
-    /// Whether a packet with this mark came out of a device's interface.
-    pub fn has_received(&self, device: DeviceNo, mark: u8) -> bool {
-        self.nodes[device.0].received.iter().any(|packet| packet.ends_with(&[mark; 64]))
+    /// Whether one of these packets came out of a device's interface.
+    pub fn has_received(&self, device: DeviceNo, serials: &[u64]) -> bool {
+        let packets = &self.nodes[device.0].received;
+        packets.iter().filter_map(|packet| serial(packet)).any(|serial| serials.contains(&serial))
     }
 
     /// The power fails; then the device starts again from its disk.
@@ -201,4 +204,50 @@ impl World {
     fn unix(&self, wrong_by: i64) -> UnixTime {
         UnixTime((EPOCH + self.elapsed().as_secs()).saturating_add_signed(wrong_by))
     }
+}
+
+/// A device joins.
+pub fn join(world: &mut World, site: Option<SiteId>, name: &str, invite: &str) -> DeviceNo {
+    let (device, request) = world.join(site, name, invite);
+    let answered = world.run_until(Duration::from_secs(30), |world| {
+        world.nodes[device.0].answer(request).is_some()
+    });
+    assert!(answered, "{name} was not answered");
+    let answer = world.nodes[device.0].answer(request);
+    assert!(matches!(answer, Some(Response::Joined(_))), "{answer:?}");
+    device
+}
+
+/// A new invite.
+pub fn invite(world: &mut World, admin: DeviceNo) -> String {
+    match try_invite(world, admin) {
+        Some(Response::Invited(invited)) => invited.invite,
+        other => panic!("no invite: {other:?}"),
+    }
+}
+
+/// What an admin answers who is asked for an invite.
+pub fn try_invite(world: &mut World, admin: DeviceNo) -> Option<Response> {
+    let request = Request::Invite {
+        network: None,
+        name: None,
+        expires_s: 3600,
+        admin: false,
+        offline: false,
+    };
+    let id = world.ask(admin, request);
+    world.nodes[admin.0].answer(id).cloned()
+}
+
+/// Sends until it arrives; whether it did within the limit.
+pub fn reaches(world: &mut World, from: DeviceNo, to: DeviceNo, limit: Duration) -> bool {
+    let end = world.elapsed() + limit;
+    let mut sent = Vec::new();
+    while world.elapsed() < end {
+        sent.push(world.send_between(from, to));
+        if world.run_until(Duration::from_millis(200), |world| world.has_received(to, &sent)) {
+            return true;
+        }
+    }
+    false
 }

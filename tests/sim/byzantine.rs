@@ -10,8 +10,9 @@ use ginnel::identity::{AdminSecret, IdSecret, Signature};
 use ginnel::membership::{Author, InviteId, Op, OpBody, OpId, SignedOp, UnixTime};
 use ginnel::wire::control::join::{JoinHello, JoinProve};
 use ginnel::wire::control::{
-    AuthorTag, Control, Endpoints, Fetch, Goodbye, HeadEntry, Heads, Hello, Introduction, MAX_WAY,
-    OpBytes, Ops, Ping, Pong, Proof, Reply, Secret, encode_packet,
+    AuthorTag, Control, Endpoints, Fetch, Goodbye, HeadEntry, Heads, Hello, Introduction,
+    IntroductionRequest, MAX_WAY, OpBytes, Ops, Passing, Ping, Pong, Proof, Reply, Secret,
+    encode_packet,
 };
 use ginnel::wire::record::NetworkSecret;
 use rand::rngs::StdRng;
@@ -179,13 +180,16 @@ impl World {
         };
         let reply = Reply { author, index: 255, left: 255, next: u64::MAX, end: false };
         let invite = InviteId(rng.random());
-        let far = rng.random();
+        let passing = [Passing::Never, Passing::Nearest, Passing::ByLot];
+        let passing = *passing.choose(rng).expect("three");
         let way: Vec<_> =
             others.iter().copied().cycle().take(rng.random_range(0..=MAX_WAY)).collect();
-        let introduction = |device| Introduction { device, at: at.clone(), far, way: way.clone() };
+        let introduction = |device| Introduction { device, at: at.clone(), way: way.clone() };
+        let asked =
+            IntroductionRequest { device: other, at: at.clone(), passing, way: way.clone() };
         let all = vec![
             Control::Endpoints(at.clone()),
-            Control::Introduce(introduction(other)),
+            Control::Introduce(asked),
             Control::Introduced(introduction(other)),
             Control::Introduced(introduction(IdSecret::from_seed(key).public())),
             Control::Secret(Secret::from(&NetworkSecret::new(u32::MAX, key))),

@@ -12,13 +12,11 @@ use ginnel::membership::{Author, Logs, OpId, SignedOp};
 use ginnel::wire::classify::{Class, classify, counter, receiver_index, sender_index};
 
 use super::node::{Effect, Node};
+use super::packets::serial;
 use super::world::DeviceNo;
 
 /// More timeouts of one device within a millisecond than any work explains.
 const BUSY: u32 = 1000;
-
-/// Where the serial number of a packet lies: behind the headers of IPv6 and UDP.
-const SERIAL_AT: usize = 48;
 
 /// So many equal bytes in a row are an application's, who fills its packets with twice as many of
 /// one, so that they lie in one of the pieces of this length.
@@ -85,11 +83,10 @@ impl Checks {
     /// address, comes out once, and the sender is live in the receiver's roster.
     pub fn packet_received(&mut self, nodes: &[Node], at: DeviceNo, packet: &[u8], now: Instant) {
         let source: Option<[u8; 16]> = packet.get(8..24).and_then(|bytes| bytes.try_into().ok());
-        let serial = packet.get(SERIAL_AT..SERIAL_AT + 8).and_then(|bytes| bytes.try_into().ok());
-        let (Some(source), Some(serial)) = (source.map(Ipv6Addr::from), serial) else {
+        let (Some(source), Some(serial)) = (source.map(Ipv6Addr::from), serial(packet)) else {
             self.fail(&format!("{at:?} received what nobody sent: {packet:02x?}"));
         };
-        let Some((from, arrived)) = self.sent.get_mut(&u64::from_be_bytes(serial)) else {
+        let Some((from, arrived)) = self.sent.get_mut(&serial) else {
             self.fail(&format!("{at:?} received a packet of {source} that nobody sent"));
         };
         let (from, again) = (*from, std::mem::replace(arrived, true));

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use ginnel::api::{NetworkState, Request, Response};
 
+use super::acts::reaches;
 use super::dht::Manners;
 use super::disk::Trouble;
 use super::net::{SiteId, Weather};
 use super::oracle::must_connect;
 use super::plan::{Act, MAX_DEVICES, Place, Plan, Step, Who};
-use super::scenarios::reaches;
 use super::survey::Survey;
 use super::world::{DeviceNo, World};
 
@@ -82,7 +82,7 @@ impl History {
             for (from, to, pause) in talk {
                 let (from, to) = (self.device(from), self.device(to));
                 if from != to {
-                    self.world.send_between(from, to, 1);
+                    self.world.send_between(from, to);
                 }
                 self.world.run_for(pause);
             }
@@ -273,8 +273,7 @@ impl History {
         }
         self.settle_down();
         for (from, to) in self.survey().pairs {
-            let mark = 2 + (from.0 * MAX_DEVICES + to.0) as u8;
-            if !reaches(&mut self.world, from, to, mark, ARRIVES_WITHIN) {
+            if !reaches(&mut self.world, from, to, ARRIVES_WITHIN) {
                 self.world.checks.fail(&format!("{from:?} is connected with {to:?} in vain"));
             }
         }

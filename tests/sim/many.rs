@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use ginnel::api::{NetworkState, PathKind, PeerState, PeerStatus, Request, Response};
 
+use super::acts::{invite, join, reaches};
 use super::crowd::{Crowd, Place};
 use super::net::{NatKind, Weather};
 use super::node::PORT;
-use super::scenarios::{invite, reaches};
 use super::world::{DeviceNo, World};
 
 /// All honest devices have one state so long after the last change.
@@ -94,8 +94,7 @@ fn assert_reachable(world: &mut World) {
     for number in 0..all.min(8) {
         let (from, to) =
             (DeviceNo(number * all / 8 % all), DeviceNo((number * all / 8 + all / 2) % all));
-        let mark = 100 + number as u8;
-        if from != to && !reaches(world, from, to, mark, Duration::from_secs(10)) {
+        if from != to && !reaches(world, from, to, Duration::from_secs(10)) {
             panic!("{from:?} does not reach {to:?}");
         }
     }
@@ -164,7 +163,7 @@ fn strangers_meet_over_members_that_do_not_know_both() {
         let Some(to) = strangers.last() else { continue };
         let start = world.elapsed();
         assert!(
-            reaches(&mut world, from, to, 1 + number as u8, Duration::from_secs(10)),
+            reaches(&mut world, from, to, Duration::from_secs(10)),
             "{from:?} does not reach {to:?}"
         );
         took.push(world.elapsed() - start);
@@ -179,7 +178,7 @@ fn strangers_meet_over_members_that_do_not_know_both() {
 /// but who introduces them.
 #[test]
 fn a_settled_crowd_goes_on_meeting_new_members_without_the_dht() {
-    let mut world = settled(size(20), 31);
+    let mut world = settled(size(30), 31);
     world.run_for(Duration::from_secs(120));
     let lookups = world.dht.operations.lookups;
     let of = |world: &World, device| connected(world, device).into_iter().map(|peer| peer.ipv6);
@@ -286,7 +285,7 @@ fn an_office_behind_one_nat_stays_on_its_lan_and_is_reached_from_outside() {
     for number in 0..6 {
         let (outside, colleague) =
             (DeviceNo(inside + number % (all - inside)), DeviceNo(number * 3));
-        assert!(reaches(&mut world, outside, colleague, 1 + number as u8, Duration::from_secs(10)));
+        assert!(reaches(&mut world, outside, colleague, Duration::from_secs(10)));
     }
     assert_one_state(&mut world);
 }
@@ -371,7 +370,7 @@ fn an_invite_is_redeemed_while_a_third_of_all_datagrams_is_lost() {
         let answer = world.nodes[b.0].answer(request);
         assert!(matches!(answer, Some(Response::Joined(_))), "seed {seed}: {answer:?}");
         took.push(world.elapsed() - start);
-        assert!(reaches(&mut world, b, DeviceNo(0), 1, Duration::from_secs(10)), "seed {seed}");
+        assert!(reaches(&mut world, b, DeviceNo(0), Duration::from_secs(10)), "seed {seed}");
     }
     took.sort();
     println!("took {took:?}");
@@ -394,14 +393,14 @@ fn a_device_is_back_after_thirty_days() {
     world.ask(admin, Request::Revoke { device: "d2".to_owned(), reason: None, offline: false });
     let token = invite(&mut world, admin);
     let site = at_home(&mut world, 4);
-    let newcomer = super::scenarios::join(&mut world, site, "new", &token);
+    let newcomer = join(&mut world, site, "new", &token);
     let back = crowd.start_some(&mut world, [3], at_home)[0];
     let newest = |world: &World| world.nodes[0].mesh.digest() == world.nodes[back.0].mesh.digest();
     let took = wait(&mut world, Duration::from_secs(30), newest);
     println!("up to date after {took:?}");
     assert!(took.is_some(), "it is not up to date: {:#?}", world.nodes[back.0].status(world.now()));
-    assert!(reaches(&mut world, back, newcomer, 1, Duration::from_secs(10)));
-    assert!(reaches(&mut world, newcomer, back, 2, Duration::from_secs(10)));
-    assert!(!reaches(&mut world, back, removed, 3, Duration::from_secs(10)));
-    assert!(!reaches(&mut world, removed, back, 4, Duration::from_secs(10)));
+    assert!(reaches(&mut world, back, newcomer, Duration::from_secs(10)));
+    assert!(reaches(&mut world, newcomer, back, Duration::from_secs(10)));
+    assert!(!reaches(&mut world, back, removed, Duration::from_secs(10)));
+    assert!(!reaches(&mut world, removed, back, Duration::from_secs(10)));
 }

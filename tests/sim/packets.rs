@@ -27,3 +27,8 @@ pub fn udp6(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
     packet.extend_from_slice(payload);
     packet
 }
+
+/// The serial number in front of a packet's payload, behind the headers of IPv6 and UDP.
+pub fn serial(packet: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(packet.get(48..56)?.try_into().ok()?))
+}

@@ -23,12 +23,12 @@ use ginnel::wire::record::{
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::acts::{invite, join, reaches};
 use super::byzantine::Attack;
 use super::clock::EPOCH;
 use super::net::{NatKind, Weather};
 use super::node::{Effect, PORT};
 use super::recorded::Datagram;
-use super::scenarios::{invite, join, reaches};
 use super::world::{DeviceNo, World};
 
 /// Points of low order on Curve25519, in the encodings that differ in more than the top bit: 0, 1,
@@ -312,8 +312,8 @@ fn what_all_members_can_write_at_the_end_of_time_keeps_nobody_from_the_others() 
         world.forget_addresses(device);
         world.crash_and_restart(device);
     }
-    assert!(reaches(&mut world, a, b, 1, Duration::from_secs(30)));
-    assert!(reaches(&mut world, b, a, 2, Duration::from_secs(2)));
+    assert!(reaches(&mut world, a, b, Duration::from_secs(30)));
+    assert!(reaches(&mut world, b, a, Duration::from_secs(2)));
 }
 
 #[test]
@@ -326,5 +326,5 @@ fn keys_of_low_order_are_refused_wherever_they_come() {
     let drops = world.nodes[a.0].drops();
     assert!(drops.iter().any(|(why, count)| *why == "low-order-key" && *count >= 7), "{drops:?}");
     assert_eq!(world.nodes[a.0].mesh.digest(), digest, "no certificate was taken");
-    assert!(reaches(&mut world, a, DeviceNo(0), 1, Duration::from_secs(2)));
+    assert!(reaches(&mut world, a, DeviceNo(0), Duration::from_secs(2)));
 }

@@ -7,62 +7,66 @@ use super::*;
 use crate::identity::hash;
 use crate::mesh::rate::tests::start;
 
-fn request(device: DeviceId) -> Introduction {
+fn request(device: DeviceId) -> IntroductionRequest {
     let at = Endpoints { seq: 1, endpoints: Vec::new(), nat: 0 };
-    Introduction { device, at, far: true, way: Vec::new() }
+    IntroductionRequest { device, at, passing: Passing::Nearest, way: Vec::new() }
 }
 
-/// On how many places of a circle's order two stand apart, at the nearest.
-fn apart(all: &[DeviceId], one: &DeviceId, other: &DeviceId) -> usize {
-    let distance = |ring: usize| {
-        let mut order = all.to_vec();
-        order.sort_by_key(|device| device.0[8 * ring..8 * ring + 8].to_vec());
-        let place = |device| order.iter().position(|at| at == device).unwrap();
-        let steps = place(one).abs_diff(place(other));
-        steps.min(order.len() - steps)
-    };
-    (0..RINGS).map(distance).min().unwrap()
+/// A device in the middle of so many that it admitted, with tunnels to the first eight.
+fn stage(members: u8) -> (Stage, Vec<DeviceId>) {
+    let mut stage = Stage::new();
+    let all: Vec<_> = (10..10 + members).map(villain).collect();
+    for (n, other) in all.iter().enumerate() {
+        stage.admit(other, &format!("d{n}"));
+    }
+    all[..8].iter().for_each(|other| {
+        stage.proven(other);
+    });
+    (stage, all.iter().map(|other| other.id.public()).collect())
+}
+
+/// To whom one request after another is passed on, where none of them can help.
+fn passed_on(stage: &mut Stage, mut asked: IntroductionRequest) -> Vec<DeviceId> {
+    while let Some(next) = stage.mesh.next_on_way(&asked) {
+        asked.way.push(stage.mesh.peers.get(next).and_then(Peer::device).unwrap());
+    }
+    asked.way
 }
 
 #[test]
-fn a_request_goes_to_the_nearest_that_was_not_asked_and_in_the_end_to_nobody() {
-    let mut stage = Stage::new();
-    let villains: Vec<_> = (10..50).map(villain).collect();
-    for (n, other) in villains.iter().enumerate() {
-        stage.admit(other, &format!("d{n}"));
+fn a_request_goes_to_the_nearest_that_was_not_asked_until_those_beside_the_device_were() {
+    let (mut stage, all) = stage(40);
+    for sought in &all[8..] {
+        let mut nearest = all[..8].to_vec();
+        nearest.sort_by_key(|at| distance(at, sought));
+        let beside = stage.mesh.beside(sought);
+        let mut known = 0;
+        nearest.retain(|at| {
+            known += usize::from(beside.contains(at));
+            known < BESIDE || (known == BESIDE && beside.contains(at))
+        });
+        assert_eq!(passed_on(&mut stage, request(*sought)), nearest);
+        let by_lot = IntroductionRequest { passing: Passing::ByLot, ..request(*sought) };
+        let way = passed_on(&mut stage, by_lot);
+        let asked: BTreeSet<_> = way.iter().collect();
+        assert!(asked.len() == way.len() && way.len() >= BESIDE, "{way:?}");
     }
-    villains[..8].iter().for_each(|other| {
-        stage.proven(other);
-    });
-    let all: Vec<_> = stage.mesh.ledger.roster().members().map(|member| member.id).collect();
-    let mut left: Vec<_> = villains[..8].iter().map(|other| other.id.public()).collect();
-    let mut asked = request(villains[20].id.public());
-    while let Some(next) = stage.mesh.next_on_way(&asked) {
-        let next = stage.mesh.peers.get(next).and_then(Peer::device).unwrap();
-        let nearest = left.iter().map(|at| apart(&all, at, &asked.device)).min();
-        assert_eq!(Some(apart(&all, &next, &asked.device)), nearest);
-        left.retain(|at| *at != next);
-        asked.way.push(next);
-    }
-    assert!(left.is_empty() && asked.way.len() == 8, "{left:?}");
 }
 
 #[test]
 fn a_request_is_passed_on_where_it_may_be_for_members_and_not_without_end() {
-    let (mut stage, near, sought) = (Stage::new(), villain(3), villain(4));
-    stage.admit(&near, "near");
-    stage.admit(&sought, "sought");
-    let near = stage.proven(&near);
-    let asked = request(sought.id.public());
+    let (mut stage, all) = stage(12);
+    let asked = request(all[9]);
     let way = |steps: usize| vec![DeviceId([9; 32]); steps];
-    assert_eq!(stage.mesh.next_on_way(&asked), Some(near));
+    let stranger = villain(5).id.public();
     for (asked, expected) in [
-        (Introduction { way: way(MAX_WAY), ..asked.clone() }, Some(near)),
-        (Introduction { way: way(MAX_WAY + 1), ..asked.clone() }, None),
-        (Introduction { far: false, ..asked.clone() }, None),
-        (Introduction { device: villain(5).id.public(), ..asked }, None),
+        (IntroductionRequest { way: way(MAX_WAY), ..asked.clone() }, true),
+        (IntroductionRequest { way: way(MAX_WAY + 1), ..asked.clone() }, false),
+        (IntroductionRequest { passing: Passing::Never, ..asked.clone() }, false),
+        (IntroductionRequest { device: stranger, ..asked.clone() }, false),
+        (IntroductionRequest { way: all[..8].to_vec(), ..asked }, false),
     ] {
-        assert_eq!(stage.mesh.next_on_way(&asked), expected, "{asked:?}");
+        assert_eq!(stage.mesh.next_on_way(&asked).is_some(), expected, "{asked:?}");
     }
 }
 
@@ -76,7 +80,8 @@ fn what_many_members_bring_is_limited_in_all() {
     let bringing: Vec<_> = all[..5].iter().map(|other| stage.proven(other)).collect();
     let before = stage.mesh.peers.iter().count();
     for (n, other) in all[5..].iter().enumerate() {
-        let introduction = Introduction { far: false, ..request(other.id.public()) };
+        let IntroductionRequest { device, at, way, .. } = request(other.id.public());
+        let introduction = Introduction { device, at, way };
         stage.say(bringing[n % 5], &Control::Introduced(introduction)).ok();
     }
     assert_eq!(stage.mesh.peers.iter().count() - before, MET_AT_ONCE as usize);
@@ -125,9 +130,8 @@ fn in_a_network_of_a_thousand_a_request_comes_to_anybody_over_a_few() {
         let mut way = vec![from];
         while !tunnels[way[way.len() - 1]].contains(&to) && way.len() <= MAX_WAY {
             let near = &tunnels[way[way.len() - 1]];
-            let around = rings.around(&all[to]).map(|device| number[&device]);
-            let next =
-                around.take(2 * RINGS * PLACES).find(|at| near.contains(at) && !way.contains(at));
+            let others = near.iter().filter(|at| !way.contains(at));
+            let next = others.min_by_key(|at| distance(&all[**at], &all[to])).copied();
             way.push(next.unwrap());
         }
         assert!(way.len() <= MAX_WAY, "{from} does not come to {to}: {way:?}");

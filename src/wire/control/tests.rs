@@ -47,14 +47,14 @@ fn longest() -> Vec<Control> {
             endpoints: vec![endpoints().endpoints[1]; MAX_ENDPOINTS],
             ..endpoints()
         }),
-        Control::Introduce(Introduction {
+        Control::Introduce(IntroductionRequest {
             device: DeviceId([9; 32]),
             at: Endpoints {
                 seq: u64::MAX,
                 endpoints: vec![endpoints().endpoints[1]; MAX_ENDPOINTS],
                 nat: 255,
             },
-            far: true,
+            passing: Passing::Nearest,
             way: vec![DeviceId([8; 32]); MAX_WAY],
         }),
         Control::Ping(Ping { token: u64::MAX, padding: vec![0; 1000] }),

@@ -8,8 +8,8 @@ use ginnel::wire::control::join::{
     JoinRequest, Refusal,
 };
 use ginnel::wire::control::{
-    AuthorTag, Control, Endpoints, Fetch, Goodbye, HeadEntry, Heads, Hello, Introduction, OpBytes,
-    Ops, Ping, Pong, Proof, Reply,
+    AuthorTag, Control, Endpoints, Fetch, Goodbye, HeadEntry, Heads, Hello, Introduction,
+    IntroductionRequest, OpBytes, Ops, Passing, Ping, Pong, Proof, Reply,
 };
 use ginnel::wire::record::NetworkSecret;
 
@@ -52,8 +52,13 @@ pub fn every_message() -> Vec<Control> {
         }),
         Control::Secret((&NetworkSecret::new(3, [42; 32])).into()),
         Control::Endpoints(at()),
-        Control::Introduce(Introduction { device, at: at(), far: true, way: vec![device; 2] }),
-        Control::Introduced(Introduction { device, at: at(), far: false, way: Vec::new() }),
+        Control::Introduce(IntroductionRequest {
+            device,
+            at: at(),
+            passing: Passing::ByLot,
+            way: vec![device; 2],
+        }),
+        Control::Introduced(Introduction { device, at: at(), way: vec![device] }),
         Control::Ping(Ping { token: u64::MAX, padding: vec![0; 30] }),
         Control::Pong(Pong { token: 1, observed: Some(([192, 0, 2, 1], 7).into()) }),
         Control::Goodbye(Goodbye::Leaving),
