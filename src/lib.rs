@@ -45,7 +45,7 @@
 //! | [`forward`] | moves packets: routing, WireGuard sessions and their cipher, segmentation | identity, wire |
 //! | [`api`], [`config`] | what the user and the agent say to each other | identity |
 //! | [`mesh`] | decides | all above but config; of forward the table, its slots and tunnels |
-//! | [`io`] | touches kernel, network, disk, clock | identity, wire, api, mesh::event, forward's buffers |
+//! | [`io`] | touches kernel, network, disk, clock | identity, wire, api, mesh::event, forward's buffers and what it expects |
 //! | [`agent`] | wires | all but cli |
 //! | [`cli`] | speaks | api, config, identity, membership::policy |
 //!
@@ -68,9 +68,11 @@
 //!
 //! # What is shared
 //!
-//! The control loop is one thread; packets run on threads of their own. They share two things,
-//! which only `mesh` writes: the [`forward::ForwardingTable`], an immutable snapshot, and the
-//! endpoint and size limit in each [`forward::PeerSlot`]. Everything else is owned by one place.
+//! The control loop is one thread; packets run on threads of their own. What they share is the
+//! [`forward::ForwardingTable`], an immutable snapshot, and in it each [`forward::PeerSlot`]: only
+//! `mesh` writes its endpoint and size limit; its tunnel and the order of sending are behind locks that
+//! are held for a frame; counters go up from both sides. What a flood may cost is counted in one guard
+//! for all threads. Everything else is owned by one place.
 //!
 //! # Logs
 //!

@@ -1,8 +1,8 @@
 //! Moves packets: TUN frames out into WireGuard datagrams, WireGuard datagrams in to TUN frames.
 //!
-//! No I/O, no clock (but for what handshakes need: `tunnel`), no allocation for a packet. `mesh` decides and writes two things, the
-//! [`ForwardingTable`] snapshot and each [`PeerSlot`]'s endpoint; the worker threads of `agent` read
-//! them and carry each frame to completion. What the packet path cannot answer by itself goes up to
+//! No I/O, no clock (but for what handshakes need: `tunnel`), no allocation for a packet. `mesh`
+//! decides and writes the [`ForwardingTable`] snapshot and each [`PeerSlot`]'s endpoint and size limit;
+//! the worker threads of `agent` read them and carry each frame to completion. What the packet path cannot answer by itself goes up to
 //! `mesh` as an [`Upcall`].
 //!
 //! * Out: [`egress`] takes one frame through [`segment`] and a tunnel into a [`buffer`] for one send.

@@ -56,7 +56,8 @@ use crate::wire::record::{
 
 /// How long the members at the other ends of this device's tunnels have to bring about a tunnel to
 /// one that is wanted, before the DHT is asked: an introduction and the checks after it take two round
-/// trips, and the first is asked for anew after a second. A look-up costs a hundred times as much.
+/// trips, over members that do not know both a few more, and the first is asked for anew after a second.
+/// A look-up costs a hundred times as much.
 const INTRODUCED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where other devices are, and what to look up to learn it.

@@ -20,8 +20,8 @@ pub struct Gauge {
 /// Deadlines of one peer: its path, its tunnel, its needs.
 const DEADLINES_OF_A_PEER: usize = 3;
 
-/// Deadlines that there are once.
-const DEADLINES: usize = 12;
+/// Deadlines that there are once: what [`Timer`] has beside a peer's.
+const DEADLINES: usize = 13;
 
 impl Mesh {
     /// Everything that others could make grow. Costs a walk over the peers in use.

@@ -1,4 +1,4 @@
-//! The introduction at the start of every tunnel between members: `Hello`, then `Proof`.
+//! The greeting at the start of every tunnel between members: `Hello`, then `Proof`.
 //!
 //! WireGuard has proved the peer's X25519 key, and the roster binds that key to a device. The
 //! proof shows in addition that the peer holds the device's *signing* key now. Only a proven peer
@@ -19,7 +19,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// After this many doublings the pause stays: 32 s.
 const MAX_DOUBLINGS: u32 = 6;
 
-/// How far the introduction of one peer is.
+/// How far the greeting of one peer is.
 #[derive(Debug, Default)]
 pub struct Greeting {
     mine: Option<Nonce>,

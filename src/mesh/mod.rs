@@ -18,6 +18,8 @@
 //! | [`reach`] | which addresses we have ourselves, and what kind of NAT |
 //! | [`path`] | which of a peer's addresses to use |
 //! | [`peers`] | who is in use now |
+//! | [`rings`] | who stands beside whom, and how far apart |
+//! | [`tags`] | whose path check it is |
 //! | [`deadlines`] | who is due next |
 //!
 //! The parts do not know one another. A handler changes one part; [`Mesh::settle`] then fetches

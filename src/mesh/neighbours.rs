@@ -196,7 +196,7 @@ impl Mesh {
         }
     }
 
-    /// The members that are neighbours of this one without a word, and know it.
+    /// The members that are neighbours of `device` without a word, and know it.
     pub(super) fn beside(&self, device: &DeviceId) -> BTreeSet<DeviceId> {
         self.ledger.rings().beside(device)
     }

@@ -1,7 +1,8 @@
 //! One device with which this one exchanges datagrams now.
 //!
 //! A [`Peer`] exists only while it is in use: while user data flows, while it is one of the
-//! neighbours that keep the roster in sync, or while somebody waits for it. It owns the slot that
+//! neighbours that keep the roster in sync, while somebody waits for it, or while it wants this device,
+//! as guests do that join. It owns the slot that
 //! the packet path shares, the agent that finds a way to it, and the packets that wait for a
 //! session.
 
@@ -67,7 +68,7 @@ pub struct Peer {
     pub slot: Arc<PeerSlot>,
     /// Finds and keeps a way to it.
     pub path: PathAgent,
-    /// The introduction inside the tunnel.
+    /// The greeting inside the tunnel.
     pub greeting: Greeting,
     /// What it may say while it has not proved itself.
     pub inflow: Inflow,

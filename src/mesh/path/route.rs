@@ -15,7 +15,7 @@ const PATIENCE_MIN: Duration = Duration::from_millis(300);
 /// A retry of the primary is never due later than it is given up.
 const PATIENCE_MAX: Duration = DEAD_AFTER;
 
-/// How many checks must go unanswered before the primary is dead, however late the timers run.
+/// More checks than so many must go unanswered before the primary is dead, however late the timers run.
 const DEAD_CHECKS: u32 = 3;
 
 /// How many answers end a burst: the first may have waited for ARP or a sleeping radio, and two

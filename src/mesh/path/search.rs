@@ -15,19 +15,19 @@ use crate::wire::stun::{CheckRequest, TransactionId};
 /// whatever addresses it names. The primary is not bound by it.
 pub(super) const MAX_IN_FLIGHT: usize = (MAX_REMOTES + MAX_LEARNT) * BURST.len();
 
-/// The longest gap between two checks of an address while an active peer has no path: under 30 s,
-/// so that our NAT's hole never closes and the peer's first check gets in.
+/// The longest gap between two checks of an address while an active peer has no path: with
+/// [`HUNT_SPREAD`] under 30 s, so that our NAT's hole never closes and the peer's first check gets in.
 const HUNT_ACTIVE: Duration = Duration::from_secs(16);
-
-/// How much longer or shorter a gap of the search may be. Devices that start together, as after a power
-/// cut, would else go on asking one that all know in step, and it answers only so many a second.
-pub(super) const HUNT_SPREAD: std::ops::Range<f64> = 0.6..1.4;
 
 /// The same for a warm peer, who may be switched off for weeks: 5 minutes, as a new address of
 /// either side restarts the burst anyway.
 const HUNT_WARM: Duration = Duration::from_secs(300);
 
-/// How many answers of a second are kept for the primary, which is asked at most twice a second.
+/// How much longer or shorter a gap of the search may be. Devices that start together, as after a power
+/// cut, would else go on asking one that all know in step, and it answers only so many a second.
+pub(super) const HUNT_SPREAD: std::ops::Range<f64> = 0.6..1.4;
+
+/// How many answers of a second are kept for the primary, which is asked at most three times a second.
 const ANSWERS_FOR_PRIMARY: u32 = 3;
 
 /// A request is not asked back when we asked that address a moment ago: the answer may be on the
