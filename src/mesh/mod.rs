@@ -85,6 +85,8 @@ mod upkeep;
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod stage;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;

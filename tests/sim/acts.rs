@@ -158,6 +158,11 @@ impl World {
         self.present(device);
     }
 
+    /// Nothing is heard of the device any more.
+    pub fn switch_off(&mut self, device: DeviceNo) {
+        self.net.cut(self.nodes[device.0].host, Duration::MAX);
+    }
+
     /// The device will start without knowing where anybody is.
     pub fn forget_addresses(&mut self, device: DeviceNo) {
         self.nodes[device.0].disk.remove_cache();

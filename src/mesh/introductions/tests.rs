@@ -1,8 +1,8 @@
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::super::hostile::{Stage, villain};
 use super::super::rings::Rings;
+use super::super::stage::{Stage, villain};
 use super::*;
 use crate::identity::hash;
 use crate::mesh::rate::tests::start;
