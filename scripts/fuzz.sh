@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes every parser of outside bytes (tests/fuzz/targets), one target after the other, and prints
 # how often each ran and what its dearest input cost: of a core, and the largest single allocation.
-# An input over the bounds (tests/fuzz/targets: 10 ms, 1 MiB) is a failure. Installs what it needs (a
+# An input over the bounds (tests/fuzz/targets: 10 ms, and at most 1 MiB) is a failure. Installs what it needs (a
 # C++ compiler, cargo-fuzz). Stable Rust is enough.
 #
 #   scripts/fuzz.sh                        every target for 60 seconds

@@ -45,7 +45,7 @@ fn no_target_fails_on_its_corpus() {
         let Cost { largest_allocation, time } = dearest;
         println!("{}: at most {largest_allocation} bytes at once and {time:?}", target.name);
     }
-    assert!(bytes <= MAX_CORPUS, "the corpora have {bytes} bytes: `cargo fuzz cmin`");
+    assert!(bytes <= MAX_CORPUS, "the corpora have {bytes} bytes: `scripts/fuzz.sh --keep`");
 }
 
 #[test]

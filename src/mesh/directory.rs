@@ -246,7 +246,7 @@ impl Directory {
     /// When [`Self::handle_timeout`] is due, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         if !self.search.lookups.is_empty() || !self.events.is_empty() {
-            return Some((self.last_now, "directory output"));
+            return Some((self.last_now, "directory output is queued"));
         }
         (self.state != DhtState::Off).then(|| self.search.poll_timeout())?
     }

@@ -214,7 +214,7 @@ impl Beacons {
     /// When [`Self::handle_timeout`] is due, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         if !self.beacons.is_empty() || !self.events.is_empty() {
-            return Some((self.last_now, "beacon output"));
+            return Some((self.last_now, "beacon output is queued"));
         }
         if !self.can_speak() {
             return None;

@@ -235,7 +235,7 @@ impl Publisher {
     /// When [`Self::handle_timeout`] is due, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         if !self.outbox.is_empty() {
-            return Some((self.last_now, "publisher output"));
+            return Some((self.last_now, "publisher output is queued"));
         }
         if !self.can_store() {
             return None;

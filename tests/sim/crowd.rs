@@ -162,7 +162,7 @@ impl Crowd {
         self.start_some(world, 0..self.identities.len(), place);
     }
 
-    /// Only these devices start.
+    /// Only these of the crowd start; the world numbers devices in the order in which they start.
     pub fn start_some(
         &self,
         world: &mut World,

@@ -7,8 +7,8 @@
 //! | to add | read | and write |
 //! |---|---|---|
 //! | a scenario | any in `scenarios.rs` | a test beside it |
-//! | an invariant | `Checks::drained` | a method there, and its call in `World::settle` |
-//! | something that goes wrong | `Act::Cut` in `plan.rs` and `history.rs` | a variant, its place in `KINDS`, how it is read, what it does |
+//! | an invariant | `Checks::drained`; `bounded` is looked at each minute, `counted` keeps a state | a method there, its call in `World::settle`, and a test beside it that it can fail |
+//! | something that goes wrong | `Act::Cut` in `plan.rs` and `history.rs` | a variant of `Act` and `Kind`, its place in `KINDS` (after which seeds are other histories), how it is read, what it does |
 //! | something hostile | `Attack::Flood` in `byzantine.rs` | a variant, its place in `ALL`, what it does |
 //! | a kind of NAT | `NatKind::SYMMETRIC` in `nat.rs` | a constant, and its place in `plan.rs`; `oracle.rs` follows from its fields |
 //!

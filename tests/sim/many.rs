@@ -89,7 +89,7 @@ fn assert_one_state(world: &mut World) -> Duration {
     }
 }
 
-/// User data gets through between some that had nothing to do with one another.
+/// User data gets through between some that mostly had nothing to do with one another.
 fn assert_reachable(world: &mut World) {
     let all = world.nodes.len();
     for number in 0..all.min(8) {

@@ -1,7 +1,7 @@
 //! Fuzz targets: every parser of bytes that come from outside, as a plain function of bytes.
 //!
 //! Each [`Target`] is a function that must never panic, never take longer than [`MAX_TIME`] and
-//! never allocate more than [`MAX_ALLOCATION`] at once; beyond that it asserts what must hold of
+//! never allocate more than its bound ([`MAX_ALLOCATION`], most far less) at once; beyond that it asserts what must hold of
 //! what it parsed. Who runs them:
 //!
 //! * `scripts/fuzz.sh`: libFuzzer, by the programs in `bin/`, one line each.
