@@ -47,8 +47,8 @@ use crate::wire::control::{
 /// connected to it. One more is asked by lot.
 const NEAREST: usize = 2;
 
-/// A request that came over so many members that stand beside the other ends with the next: they are its
-/// neighbours, so that it hardly is on, or no longer so that these could tell.
+/// A request that came over so many members that stand beside the other is not passed on: were it on, one
+/// of these most likely would be connected to it.
 const BESIDE: usize = 3;
 
 /// Introductions a second that one member may ask for, and how many at once; as many that it brings, and
@@ -197,14 +197,11 @@ impl Mesh {
         let by_lot = newcomer.filter(|key| rest.clone().any(|other| other == *key));
         let by_lot = by_lot.or_else(|| rest.choose(&mut self.rng));
         let again = asking.far_pause > PAUSE;
-        let passing = |again| match (far, again) {
-            (false, _) => Passing::Never,
-            (true, false) => Passing::Nearest,
-            (true, true) => Passing::ByLot,
-        };
-        let asked = nearest.into_iter().map(|key| (key, passing(false)));
+        let passing = if far { Passing::Nearest } else { Passing::Never };
+        let passing_by_lot = if far && again { Passing::ByLot } else { passing };
+        let asked = nearest.into_iter().map(|key| (key, passing));
         let at = self.own_endpoints(now);
-        for (introducer, passing) in asked.chain(by_lot.map(|key| (key, passing(again)))) {
+        for (introducer, passing) in asked.chain(by_lot.map(|key| (key, passing_by_lot))) {
             let asked = IntroductionRequest { device, at: at.clone(), passing, way: Vec::new() };
             self.tell(introducer, &Control::Introduce(asked), now);
         }
