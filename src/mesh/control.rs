@@ -45,6 +45,8 @@ impl Mesh {
             }
             Who::Guest(_) | Who::Applicant | Who::Sponsor | Who::Admitter => {
                 let message = Control::decode(bytes).map_err(|_| InputError::Malformed)?;
+                // A sponsor that knows this device already, as after a crash, may have begun the session.
+                self.sponsor_connected(key, now);
                 self.hear_joining(key, &message, now)
             }
         }

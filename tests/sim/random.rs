@@ -126,7 +126,7 @@ fn random_histories_are_the_same_for_the_same_seed() {
 }
 
 /// What the shrinker left of histories that showed a bug.
-const ONCE_FAILED: [&str; 3] = [
+const ONCE_FAILED: [&str; 4] = [
     // A joining device took its sponsor for a member before it was one itself, and forgot that they
     // had met when it was: it never heard of anybody who joined later.
     "65700c0057b5100000725d0000000000156c0000000000001500000000000000",
@@ -134,6 +134,9 @@ const ONCE_FAILED: [&str; 3] = [
     "0022e400460000000051f400000000000321cd00000000891500000000000000",
     // One confirmation of a session, sent to two addresses.
     "0000003d8f950000007b690081000000151b00c5ff000000",
+    // A joining device crashed once it was granted, and its sponsor began the new session: it waited for
+    // one of its own to stand.
+    "000f600000002f0000750000000000001500000000000000090000000000000015240089f6000000",
 ];
 
 #[test]

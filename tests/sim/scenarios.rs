@@ -251,6 +251,24 @@ fn two_devices_behind_symmetric_nats_find_no_direct_path_and_say_so() {
     assert_eq!(connected(&world, a), 0);
 }
 
+/// Its sponsor takes it for a member by then, and calls it as one while it asks to be let in again.
+#[test]
+fn a_device_that_crashes_once_it_was_granted_comes_in_soon_after_its_start() {
+    for seed in 0..20 {
+        let mut world = World::new(400 + seed, Weather::FAIR);
+        let site = world.net.site(NatKind::PORT_RESTRICTED);
+        let (a, invite) = world.create(Some(site), "a");
+        let (b, _) = world.join(Some(site), "b", &invite);
+        let is_granted = |world: &World| {
+            world.nodes[a.0].status(world.now()).peers.iter().any(|peer| peer.name == "b")
+        };
+        assert!(world.run_until(Duration::from_secs(30), is_granted), "seed {seed}");
+        world.crash_and_restart(b);
+        let is_in = |world: &World| connected(world, b) == 1 && connected(world, a) == 1;
+        assert!(world.run_until(Duration::from_secs(30), is_in), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_device_behind_a_symmetric_nat_joins_through_one_that_filters_no_ports() {
     for (seed, kind) in [(10, NatKind::ADDRESS_RESTRICTED), (11, NatKind::FULL_CONE)] {
