@@ -22,19 +22,21 @@
 //!   b ◀── Introduced ─ d ◀─ Introduced, over b ── e
 //! ```
 //!
-//! Several are asked each time, one of them by lot, and where that did not help at first, its request is
-//! passed on by lot too: whoever places devices beside the other must not have the say alone. Who is said
+//! Several are asked each time, one of them by lot, and where that did not help at first, all requests
+//! but one are passed on to the nearest or to anybody, as the lot falls: they go round whoever is off, and
+//! who places devices beside the other has not the say alone. Who is said
 //! to look for somebody is named by whoever passes the request on, and nothing proves it. So what members
-//! bring is limited by member, and in all. The members on the way learn who looks for whom, and where
+//! bring is limited by member, and in all; a hostile one can use up the latter. The members on the way learn who looks for whom, and where
 //! that one is.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
 use rand::seq::{IndexedRandom, IteratorRandom};
 
 use super::directory::Source;
-use super::peer::{Peer, Purpose};
+use super::peer::{Need, Peer, Purpose};
 use super::rate::Bucket;
 use super::rings::distance;
 use super::*;
@@ -58,16 +60,18 @@ const HEARD_A_SECOND: u32 = 4;
 const HEARD_AT_ONCE: u32 = 32;
 
 /// Devices a second, and at once, that are taken into use because they are said to look for this one,
-/// whoever says so. Each stays for a minute: no more than there are places for
-/// [peers](super::peers::MAX_PEERS).
-const MET_A_SECOND: u32 = 16;
+/// whoever says so. Each stays for a minute: they leave a fifth of the places for
+/// [peers](super::peers::MAX_PEERS) to others.
+const MET_A_SECOND: u32 = 12;
 const MET_AT_ONCE: u32 = 64;
 
-/// How often, and how often at once, a member that has just connected is asked for all that are looked
-/// for before they are due. After a start a dozen connect; one that greets again and again must not make
-/// us ask as often.
+/// How often, and how often at once, a member that has just connected has this device ask before it is
+/// due. After a start a dozen connect; one that greets again and again must not make us ask as often.
 const NEWCOMERS_EVERY: Duration = Duration::from_secs(15);
 const NEWCOMERS_AT_ONCE: u32 = 16;
+
+/// For how many at most a member is asked as soon as it has connected: half of what it hears at once.
+const ASKED_OF_NEWCOMER: usize = HEARD_AT_ONCE as usize / 2;
 
 /// The first pause before they are asked again, doubled each time, and the longest; the shorter one while
 /// a user waits. A hundred devices that are off and pinged all the time then cost each of a dozen members
@@ -181,9 +185,9 @@ impl Mesh {
         if asking.due() > now {
             return;
         }
-        let waits = peer.is_waited_for(now);
+        let waits = peer.is_waited_for(now) || peer.need(now) == Need::Active;
         let far = waits && asking.far_at <= now;
-        let mut others = self.introducers(&[]);
+        let mut others = self.introducers(&[device]);
         if others.is_empty() {
             // Whoever connects next is asked at once.
             return;
@@ -194,14 +198,15 @@ impl Mesh {
         let of_use = others.iter().filter(|(_, other)| far || beside.contains(other));
         let nearest: Vec<_> = of_use.map(|(key, _)| *key).take(NEAREST).collect();
         let rest = others.iter().map(|(key, _)| *key).filter(|key| !nearest.contains(key));
-        let by_lot = newcomer.filter(|key| rest.clone().any(|other| other == *key));
-        let by_lot = by_lot.or_else(|| rest.choose(&mut self.rng));
+        let by_lot = rest.clone().choose(&mut self.rng);
+        let newcomer = rest.filter(|key| Some(*key) == newcomer && Some(*key) != by_lot);
+        let asked: Vec<_> = nearest.iter().copied().chain(by_lot).chain(newcomer).collect();
         let again = asking.far_pause > PAUSE;
-        let passing = if far { Passing::Nearest } else { Passing::Never };
-        let passing_by_lot = if far && again { Passing::ByLot } else { passing };
-        let asked = nearest.into_iter().map(|key| (key, passing));
+        let first = if far { Passing::Nearest } else { Passing::Never };
+        let others = if far && again { Passing::ByLot } else { first };
+        let passing = std::iter::once(first).chain(std::iter::repeat(others));
         let at = self.own_endpoints(now);
-        for (introducer, passing) in asked.chain(by_lot.map(|key| (key, passing_by_lot))) {
+        for (introducer, passing) in asked.into_iter().zip(passing) {
             let asked = IntroductionRequest { device, at: at.clone(), passing, way: Vec::new() };
             self.tell(introducer, &Control::Introduce(asked), now);
         }
@@ -223,18 +228,21 @@ impl Mesh {
         self.peers.get(key)?.greeting.is_proven().then_some(key)
     }
 
-    /// A member is connected: it may know those that are still looked for.
+    /// A member is connected: it may know those that are still looked for, or who connects to them.
     pub(super) fn seek_introductions(&mut self, newcomer: PeerKey, now: Instant) {
-        if !self.meetings.newcomers.take(1, now) {
-            return;
-        }
-        let sought: Vec<_> =
-            self.peers.iter().filter(|peer| is_sought(peer)).map(|peer| peer.key).collect();
+        let sought = self.peers.iter().filter(|peer| is_sought(peer)).map(|peer| peer.key);
+        let sought = sought.sample(&mut self.rng, ASKED_OF_NEWCOMER);
+        let early = !sought.is_empty() && self.meetings.newcomers.take(1, now);
         for key in sought {
-            if let Some(peer) = self.peers.touch(key) {
+            if let Some(peer) = self.peers.touch(key).filter(|_| early) {
                 peer.asking.renew(now);
             }
             self.seek_introduction(key, Some(newcomer), now);
+            let Some(peer) = self.peers.get(key) else { continue };
+            let (due, timer) = (peer.asking.due(), Timer::Peer(key));
+            if self.deadlines.get(&timer).is_none_or(|look| due < look) {
+                self.deadlines.set(timer, Some((due, "members are asked for a peer")));
+            }
         }
     }
 
@@ -251,6 +259,10 @@ impl Mesh {
         now: Instant,
     ) {
         let IntroductionRequest { device, at, passing, way } = asked;
+        let seeker = way.first().copied().unwrap_or(from);
+        if [self.me.identity.id.public(), seeker].contains(device) {
+            return;
+        }
         let mut here = at.clone();
         if way.is_empty() {
             add(&mut here.endpoints, self.peers.get(key).and_then(|peer| peer.slot.endpoint()));
@@ -267,7 +279,6 @@ impl Mesh {
         let there = self.known_endpoints(device, primary, now);
         let there = Endpoints { seq: self.unix(now).0, endpoints: there, nat: 0 };
         let back = Introduction { device: *device, at: there, way: way.clone() };
-        let seeker = way.first().copied().unwrap_or(from);
         let introduction = Introduction { device: seeker, at: here, way: Vec::new() };
         self.tell(target, &Control::Introduced(introduction), now);
         self.tell(key, &Control::Introduced(back), now);
@@ -278,16 +289,19 @@ impl Mesh {
     fn next_on_way(&mut self, asked: &IntroductionRequest) -> Option<PeerKey> {
         let IntroductionRequest { device, passing, way, .. } = asked;
         let beside = self.beside(device);
-        let asked_beside = way.iter().filter(|at| beside.contains(at)).count();
+        // Who looks for it, the first, is not connected to it in any case.
+        let asked_beside = way.iter().skip(1).filter(|at| beside.contains(at)).count();
         let is_member = self.ledger.roster().get(device).is_some();
         if way.len() > MAX_WAY || asked_beside >= BESIDE || !is_member {
             return None;
         }
         let others = self.introducers(way);
+        let nearest = || others.iter().min_by_key(|(_, other)| distance(other, device));
         let next = match passing {
             Passing::Never => None,
-            Passing::Nearest => others.iter().min_by_key(|(_, other)| distance(other, device)),
-            Passing::ByLot => others.choose(&mut self.rng),
+            Passing::Nearest => nearest(),
+            Passing::ByLot if self.rng.random() => others.choose(&mut self.rng),
+            Passing::ByLot => nearest(),
         };
         next.map(|(key, _)| *key)
     }
@@ -306,7 +320,8 @@ impl Mesh {
             return;
         }
         let device = introduction.device;
-        if device == self.me.identity.id.public() {
+        let is_member = self.ledger.roster().get(&device).is_some();
+        if !is_member || device == self.me.identity.id.public() {
             return;
         }
         let endpoints = &introduction.at.endpoints;

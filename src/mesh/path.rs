@@ -18,7 +18,7 @@
 //!
 //! While the peer is wanted ([`Demand`]) and there is no primary, every address is asked at 0, 50,
 //! 100, 200, 400 ms and 1 s ([`BURST`]): two port-restricted NATs open towards each other as soon
-//! as both sides have sent once, whoever was first. After that the gaps double from 2 s on. A new
+//! as both sides have sent once, whoever was first. After that the gaps double from some 2 s on. A new
 //! address starts over. A request from an address that never answered is itself proof that the
 //! peer's side is open: it is asked back at once (RFC 8445, section 7.3.1.4, "triggered check").
 //!

@@ -116,25 +116,17 @@ impl Mesh {
     ) -> Result<(), InputError> {
         let roster = self.ledger.roster();
         let device = roster.by_address(destination).ok_or(InputError::Stranger)?.id;
-        let known = self.peers.member(&device).and_then(|key| self.peers.get(key));
-        let waits_already = known.is_some_and(|peer| peer.is_waited_for(now));
         let key = self.bring_member(&device, Purpose::User, now).ok_or(InputError::TooMany)?;
         let peer = self.peers.touch(key).ok_or(InputError::Stranger)?;
         peer.hold(packet, now);
         peer.wanted_until = now + WANTED_FOR;
         if peer.is_connected() {
             self.send_waiting(key, now);
+        } else if peer.may_call() {
+            self.handle_peer_due(key, now);
         } else {
-            if !waits_already {
-                // It may have been looked for in vain for long, and ever more patiently.
-                peer.asking.begin_anew(now);
-            }
-            if peer.may_call() {
-                self.handle_peer_due(key, now);
-            } else {
-                self.seek_introduction(key, None, now);
-                self.next_look(key, now + WARM_EVERY);
-            }
+            self.seek_introduction(key, None, now);
+            self.next_look(key, now + WARM_EVERY);
         }
         Ok(())
     }
@@ -267,6 +259,7 @@ impl Mesh {
                 let Some(peer) = self.peers.touch(key) else { return };
                 peer.slot.set_endpoint(None);
                 peer.greeting = Greeting::default();
+                peer.asking.begin_anew(now);
                 let device = peer.device();
                 let needed = peer.need(now) > Need::None;
                 if needed {
@@ -374,7 +367,12 @@ impl Mesh {
         let remote = self.ledger.roster().get(device)?.wg;
         let key = self.bring(Caller { who: Who::Member(*device), remote }, now)?;
         let peer = self.peers.get_mut(key)?;
-        if purpose > peer.purpose || peer.need(now) == Need::None {
+        let begins_to_wait = purpose == Purpose::User && !peer.is_waited_for(now);
+        if begins_to_wait {
+            // It may have been looked for in vain for long, and ever more patiently.
+            peer.asking.begin_anew(now);
+        }
+        if begins_to_wait || purpose > peer.purpose || peer.need(now) == Need::None {
             self.deadlines.set(Timer::Peer(key), Some((now, "a peer is wanted")));
         }
         peer.purpose = peer.purpose.max(purpose);

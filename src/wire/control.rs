@@ -8,7 +8,7 @@
 //! **Message.** One byte of kind, then the fields in postcard's encoding. The kind is the place of
 //! the variant in [`Control`], so variants are only ever appended. A kind that this version does not
 //! know decodes to [`Control::Unknown`] and is ignored, which lets a later version speak first. Fields
-//! are never added to a kind that was published.
+//! are never added to a kind that was released.
 //! Every list carries its bound into the decoder, which allocates no more than its input and fails
 //! on trailing bytes.
 //!
@@ -65,7 +65,7 @@ pub const VERSION: u16 = 1;
 pub const MAX_ENDPOINTS: usize = 12;
 
 /// The most members over whom an introduction comes. In a model of a settled network of ten thousand a
-/// request comes to anybody over fourteen on average, with three tries almost surely over 24. A message
+/// request comes to anybody over a dozen on average, with three tries almost surely over 24. A message
 /// has room for three more.
 pub const MAX_WAY: usize = 24;
 
@@ -328,7 +328,7 @@ pub enum Passing {
     Never,
     /// To the member that stands nearest to the device.
     Nearest,
-    /// To one by lot.
+    /// To that one or to any, by lot.
     ByLot,
 }
 

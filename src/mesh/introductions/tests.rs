@@ -7,9 +7,12 @@ use super::*;
 use crate::identity::hash;
 use crate::mesh::rate::tests::start;
 
+/// Who looks for somebody; stands nowhere near.
+const SEEKER: DeviceId = DeviceId([1; 32]);
+
 fn request(device: DeviceId) -> IntroductionRequest {
     let at = Endpoints { seq: 1, endpoints: Vec::new(), nat: 0 };
-    IntroductionRequest { device, at, passing: Passing::Nearest, way: Vec::new() }
+    IntroductionRequest { device, at, passing: Passing::Nearest, way: vec![SEEKER] }
 }
 
 /// A device in the middle of so many that it admitted, with tunnels to the first eight.
@@ -30,7 +33,7 @@ fn passed_on(stage: &mut Stage, mut asked: IntroductionRequest) -> Vec<DeviceId>
     while let Some(next) = stage.mesh.next_on_way(&asked) {
         asked.way.push(stage.mesh.peers.get(next).and_then(Peer::device).unwrap());
     }
-    asked.way
+    asked.way.split_off(1)
 }
 
 #[test]
@@ -47,9 +50,16 @@ fn a_request_goes_to_the_nearest_that_was_not_asked_until_those_beside_the_devic
         });
         assert_eq!(passed_on(&mut stage, request(*sought)), nearest);
         let by_lot = IntroductionRequest { passing: Passing::ByLot, ..request(*sought) };
-        let way = passed_on(&mut stage, by_lot);
-        let asked: BTreeSet<_> = way.iter().collect();
-        assert!(asked.len() == way.len() && way.len() >= BESIDE, "{way:?}");
+        let ways: BTreeSet<_> = (0..20).map(|_| passed_on(&mut stage, by_lot.clone())).collect();
+        assert!(ways.len() > 2, "{ways:?}");
+        for way in ways {
+            let asked: BTreeSet<_> = way.iter().collect();
+            let known: Vec<_> = way.iter().map(|at| beside.contains(at)).collect();
+            let beside = known.iter().filter(|beside| **beside).count();
+            assert_eq!(asked.len(), way.len());
+            // It ends where so many were asked, and not before.
+            assert!(way.len() == 8 || (beside == BESIDE && known.ends_with(&[true])), "{way:?}");
+        }
     }
 }
 
@@ -80,11 +90,37 @@ fn what_many_members_bring_is_limited_in_all() {
     let bringing: Vec<_> = all[..5].iter().map(|other| stage.proven(other)).collect();
     let before = stage.mesh.peers.iter().count();
     for (n, other) in all[5..].iter().enumerate() {
-        let IntroductionRequest { device, at, way, .. } = request(other.id.public());
-        let introduction = Introduction { device, at, way };
+        let IntroductionRequest { device, at, .. } = request(other.id.public());
+        let introduction = Introduction { device, at, way: Vec::new() };
         stage.say(bringing[n % 5], &Control::Introduced(introduction)).ok();
     }
     assert_eq!(stage.mesh.peers.iter().count() - before, MET_AT_ONCE as usize);
+}
+
+#[test]
+fn whoever_connects_has_a_sought_peer_asked_for_within_a_second_but_not_again_and_again() {
+    let mut stage = Stage::new();
+    let all: Vec<_> = (10..60).map(villain).collect();
+    for (n, other) in all.iter().enumerate() {
+        stage.admit(other, &format!("d{n}"));
+    }
+    let sought = all[0].id.public();
+    let sought = stage.mesh.bring_member(&sought, Purpose::Roster, stage.now).unwrap();
+    stage.mesh.handle_timeout(stage.now);
+    let mut asked = BTreeSet::new();
+    for other in &all[1..] {
+        stage.proven(other);
+        let asking = stage.mesh.peers.get(sought).unwrap().asking;
+        asked.extend(asking.asked_at);
+        let look = stage.mesh.deadlines.get(&Timer::Peer(sought)).unwrap();
+        assert!(look <= asking.due().max(stage.now));
+        stage.now += Duration::from_secs(2);
+        // Nothing else is due in this test.
+        stage.mesh.last_now = stage.now;
+    }
+    // The first has it asked for; of 49 in 98 seconds 16 + 6 more may come before it is due.
+    let due = 7;
+    assert!(asked.len() > 16 && asked.len() <= 1 + 16 + 6 + due, "{}", asked.len());
 }
 
 #[test]

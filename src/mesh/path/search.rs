@@ -19,7 +19,7 @@ pub(super) const MAX_IN_FLIGHT: usize = (MAX_REMOTES + MAX_LEARNT) * BURST.len()
 /// [`HUNT_SPREAD`] under 30 s, so that our NAT's hole never closes and the peer's first check gets in.
 const HUNT_ACTIVE: Duration = Duration::from_secs(16);
 
-/// The same for a warm peer, who may be switched off for weeks: 5 minutes, as a new address of
+/// The same for a warm peer, who may be switched off for weeks: some five minutes, as a new address of
 /// either side restarts the burst anyway.
 const HUNT_WARM: Duration = Duration::from_secs(300);
 

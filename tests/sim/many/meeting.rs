@@ -63,7 +63,9 @@ fn stranger(world: &World, from: DeviceNo, others: &[DeviceNo]) -> Option<Device
         let theirs = known(**at);
         **at != from && !theirs.contains(&own) && theirs.is_disjoint(&near)
     };
-    others.iter().rfind(is_stranger).copied()
+    // From another place for each, so that not all find the same.
+    let (before, after) = others.split_at(from.0 * others.len() / world.nodes.len());
+    after.iter().chain(before).find(is_stranger).copied()
 }
 
 /// How long the first packets take that some of these devices send to strangers among them: the DHT does
@@ -71,7 +73,7 @@ fn stranger(world: &World, from: DeviceNo, others: &[DeviceNo]) -> Option<Device
 fn reach_strangers(world: &mut World, among: &[DeviceNo]) -> Vec<Duration> {
     world.dht.manners.dead = true;
     let mut took = Vec::new();
-    for from in among.iter().step_by(among.len() / 24) {
+    for from in among.iter().step_by((among.len() / 24).max(1)) {
         let Some(to) = stranger(world, *from, among) else { continue };
         let start = world.elapsed();
         let reached = reaches(world, *from, to, Duration::from_secs(10));
