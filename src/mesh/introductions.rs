@@ -22,9 +22,9 @@
 //!   b ◀── Introduced ─ d ◀─ Introduced, over b ── e
 //! ```
 //!
-//! Several are asked each time, one of them by lot, and where that did not help at first, all requests
-//! but one are passed on to the nearest or to anybody, as the lot falls: they go round whoever is off, and
-//! who places devices beside the other has not the say alone. Who is said
+//! Several are asked each time, one of them by lot, and where that did not help at first, requests are
+//! passed on to the nearest or to anybody, as the lot falls: they go round whoever is off, and who places
+//! devices beside the other has not the say alone. Who is said
 //! to look for somebody is named by whoever passes the request on, and nothing proves it. So what members
 //! bring is limited by member, and in all; a hostile one can use up the latter. The members on the way learn who looks for whom, and where
 //! that one is.
@@ -202,14 +202,15 @@ impl Mesh {
         let newcomer = rest.filter(|key| Some(*key) == newcomer && Some(*key) != by_lot);
         let asked: Vec<_> = nearest.iter().copied().chain(by_lot).chain(newcomer).collect();
         let again = asking.far_pause > PAUSE;
-        let first = if far { Passing::Nearest } else { Passing::Never };
-        let others = if far && again { Passing::ByLot } else { first };
-        let passing = std::iter::once(first).chain(std::iter::repeat(others));
+        let passing = match (far, again) {
+            (false, _) => Passing::Never,
+            (true, false) => Passing::Nearest,
+            (true, true) => Passing::ByLot,
+        };
         let at = self.own_endpoints(now);
-        for (introducer, passing) in asked.into_iter().zip(passing) {
-            let asked = IntroductionRequest { device, at: at.clone(), passing, way: Vec::new() };
-            self.tell(introducer, &Control::Introduce(asked), now);
-        }
+        let request =
+            Control::Introduce(IntroductionRequest { device, at, passing, way: Vec::new() });
+        asked.into_iter().for_each(|introducer| self.tell(introducer, &request, now));
         if let Some(peer) = self.peers.touch(key) {
             peer.asking.asked(waits, far, now);
         }
