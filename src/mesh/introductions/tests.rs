@@ -2,7 +2,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::super::rings::Rings;
-use super::super::stage::{Stage, villain};
+use super::super::stage::{Stage, Villain, villain};
 use super::*;
 use crate::identity::hash;
 use crate::mesh::rate::tests::start;
@@ -15,13 +15,19 @@ fn request(device: DeviceId) -> IntroductionRequest {
     IntroductionRequest { device, at, passing: Passing::Nearest, way: vec![SEEKER] }
 }
 
-/// A device in the middle of so many that it admitted, with tunnels to the first eight.
-fn stage(members: u8) -> (Stage, Vec<DeviceId>) {
+/// A device, and so many that it admitted.
+fn admitted(members: u8) -> (Stage, Vec<Villain>) {
     let mut stage = Stage::new();
     let all: Vec<_> = (10..10 + members).map(villain).collect();
     for (n, other) in all.iter().enumerate() {
         stage.admit(other, &format!("d{n}"));
     }
+    (stage, all)
+}
+
+/// The same, with tunnels to the first eight.
+fn stage(members: u8) -> (Stage, Vec<DeviceId>) {
+    let (mut stage, all) = admitted(members);
     all[..8].iter().for_each(|other| {
         stage.proven(other);
     });
@@ -82,11 +88,7 @@ fn a_request_is_passed_on_where_it_may_be_for_members_and_not_without_end() {
 
 #[test]
 fn what_many_members_bring_is_limited_in_all() {
-    let mut stage = Stage::new();
-    let all: Vec<_> = (10..180).map(villain).collect();
-    for (n, other) in all.iter().enumerate() {
-        stage.admit(other, &format!("d{n}"));
-    }
+    let (mut stage, all) = admitted(170);
     let bringing: Vec<_> = all[..5].iter().map(|other| stage.proven(other)).collect();
     let before = stage.mesh.peers.iter().count();
     for (n, other) in all[5..].iter().enumerate() {
@@ -99,11 +101,7 @@ fn what_many_members_bring_is_limited_in_all() {
 
 #[test]
 fn whoever_connects_has_a_sought_peer_asked_for_within_a_second_but_not_again_and_again() {
-    let mut stage = Stage::new();
-    let all: Vec<_> = (10..60).map(villain).collect();
-    for (n, other) in all.iter().enumerate() {
-        stage.admit(other, &format!("d{n}"));
-    }
+    let (mut stage, all) = admitted(50);
     let sought = all[0].id.public();
     let sought = stage.mesh.bring_member(&sought, Purpose::Roster, stage.now).unwrap();
     stage.mesh.handle_timeout(stage.now);
